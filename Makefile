@@ -1,0 +1,46 @@
+# The two commands of the README are `make quickstart` and `make test`; each does all its own set-up.
+.DEFAULT_GOAL := help
+
+target := x86_64-unknown-linux-gnu
+# Whatever the user's own settings say: the agent has to be found again.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+export BOOTPROOF_AGENT := $(CARGO_TARGET_DIR)/$(target)/agent/bootproof-agent
+# Where rustup puts Rust, also for shells that do not know of it.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# The guest's agent is static, so that it runs in any guest.
+build_agent := RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --locked --profile agent \
+  --target $(target) --no-default-features --bin bootproof-agent
+
+help: ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## install what is missing on this host (Debian, Ubuntu)
+	@scripts/install-prerequisites
+	@scripts/check-rust
+
+agent: setup
+	@$(build_agent)
+
+# Both at a time: each has stretches in which it keeps one core busy and no more.
+release: setup
+	@$(build_agent) & agent=$$!; cargo build --locked --release; built=$$?; wait $$agent && exit $$built
+
+quickstart: release ## boot a real machine with etcd and PostgreSQL, and leave the proof
+	@target/release/bootproof run quickstart
+
+test: agent ## everything that has to pass, real machines included
+	@scripts/check-rust clippy rustfmt
+	cargo fmt --check
+	cargo clippy --quiet --locked --all-targets -- -D warnings
+	cargo clippy --quiet --locked --no-default-features --bin bootproof-agent -- -D warnings
+	cargo test --locked --lib --bins --tests
+
+nightly: release ## what takes longer than a commit may wait for
+	cargo test --locked --test crash -- --include-ignored
+	target/release/bootproof run quickstart --control all
+
+bench: agent ## ratios against the plain tools, medians of alternating runs
+	cargo bench --locked
+
+.PHONY: help setup agent release quickstart test nightly bench

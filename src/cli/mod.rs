@@ -1,0 +1,119 @@
+//! From arguments to a resolved request. Each subcommand has a file of its own, with its arguments and a `run`.
+//!
+//! What always holds: standard output carries the answer and nothing else; everything said about the work goes to
+//! standard error; an error is printed in one place, here, and its kind alone decides the exit code.
+
+mod context;
+mod doctor;
+mod exec;
+mod image;
+mod lane;
+mod plan;
+mod planning;
+mod print;
+mod proof;
+mod ps;
+mod relay;
+mod run;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use context::{Context, GlobalArguments};
+use print::print_error;
+
+use crate::error::{Context as _, Result};
+
+const AFTER_HELP: &str = "\
+Start here:
+  bootproof doctor                 what this host can do
+  bootproof run smoke              the smallest lane: a machine boots, executes and powers off
+  bootproof proof show latest      what came of it
+
+Exit codes: 0 passed or reproduced, 1 failed, 2 wrong arguments or an invalid lane, 3 blocked,
+4 infrastructure, 5 budget, 130 interrupted.";
+
+#[derive(Parser)]
+#[command(
+    name = "bootproof",
+    version,
+    about = "Proves that real machines come up, and leaves the proof",
+    after_help = AFTER_HELP,
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(flatten)]
+    global: GlobalArguments,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List, show and check lanes, and start new ones
+    Lane(lane::Arguments),
+    /// Tell what a run would do: images, machines, steps, deadlines, disk; nothing is started
+    Plan(plan::Arguments),
+    /// Boot a lane's machines, do its steps, and leave the proof
+    Run(run::Arguments),
+    /// Boot an image, run one command in it, give back its output and exit status
+    Exec(exec::Arguments),
+    /// List and build images, and renew the lock of the versions they are made from
+    Image(image::Arguments),
+    /// List, show, verify and replay proofs
+    Proof(proof::Arguments),
+    /// Tell what this host can do, and what to do about what it cannot
+    Doctor(doctor::Arguments),
+    /// List the machines that are up
+    Ps(ps::Arguments),
+    /// End machines that are up
+    Stop(stop::Arguments),
+    /// Holds one QEMU for a run; not for people
+    #[command(hide = true)]
+    Keeper,
+    /// Carries one connection of a guest to a declared service; not for people
+    #[command(hide = true)]
+    Relay(relay::Arguments),
+}
+
+/// The command line as it is read, for whoever wants to know whether one would be understood.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
+/// Parses the process's arguments, does what they say, and gives the exit code.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let context = Context::new(&arguments.global);
+    let outcome = match arguments.command {
+        Command::Lane(arguments) => lane::run(&context, arguments),
+        Command::Plan(arguments) => plan::run(&context, arguments),
+        Command::Image(arguments) => image::run(&context, arguments),
+        Command::Proof(arguments) => proof::run(&context, arguments),
+        Command::Run(arguments) => run::run(&context, arguments),
+        Command::Exec(arguments) => exec::run(&context, arguments),
+        Command::Doctor(arguments) => doctor::run(&context, arguments),
+        Command::Ps(arguments) => ps::run(&context, arguments),
+        Command::Stop(arguments) => stop::run(&context, arguments),
+        Command::Keeper => return crate::machine::keeper::main(),
+        Command::Relay(arguments) => relay::run(arguments),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            print_error(&context, &error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+/// The runtime that machines are driven on.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .infrastructure(|| "failed to start the runtime".into())
+}

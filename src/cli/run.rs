@@ -1,0 +1,163 @@
+//! `bootproof run`: boots the machines, does the steps, leaves the proof.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use super::Context;
+use super::lane::LaneArguments;
+use super::planning::PlanArguments;
+use super::print::print_error;
+use crate::error::{Error, Result};
+use crate::event::Verdict;
+use crate::image::ImageProgress;
+use crate::lane::model::Lane;
+use crate::report::progress::{Mode, Progress, Tick};
+use crate::report::terminal::{self, Style};
+use crate::run::{RunOptions, RunOutcome};
+
+const AFTER_HELP: &str = "\
+Examples:
+  bootproof run smoke
+  bootproof run ./my-lane.toml --set machines.node01.memory=2GiB
+  bootproof run smoke --control all     every planted bug must fail at its gate
+
+Exit codes: 0 passed or reproduced, 1 failed, 2 wrong arguments or an invalid lane, 3 blocked,
+4 infrastructure, 5 budget, 130 interrupted.";
+
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
+    #[command(flatten)]
+    lane: LaneArguments,
+    #[command(flatten)]
+    plan: PlanArguments,
+    /// Leave up what is up when the steps are over; `bootproof ps` and `bootproof stop` find it again
+    #[arg(long, env = "BOOTPROOF_KEEP", value_parser = clap::builder::FalseyValueParser::new())]
+    keep: bool,
+    /// result.json on standard output, and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
+    let runtime = super::runtime()?;
+    let outcome = run_all(context, &arguments, &runtime);
+    // A recording from standard input may still be waited for; nobody needs that any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn run_all(context: &Context, arguments: &Arguments, runtime: &tokio::runtime::Runtime) -> Result<ExitCode> {
+    let mut worst: Option<Verdict> = None;
+    let mut results = Vec::new();
+    for (lane, control) in lanes(context, arguments)? {
+        let plan = arguments.plan.plan(context, lane, control)?;
+        let outcome = runtime.block_on(run_one(context, arguments, plan))?;
+        worst = Some(worst.map_or(outcome.verdict, |worst| graver(worst, outcome.verdict)));
+        let stop = outcome.verdict == Verdict::Interrupted;
+        results.push(outcome.story.result);
+        if stop {
+            break;
+        }
+    }
+    if arguments.json {
+        // One run gives its result; several give a list.
+        let text = match results.as_slice() {
+            [result] => super::lane::pretty_json(result)?,
+            results => super::lane::pretty_json(&results)?,
+        };
+        super::lane::print(&text)?;
+    }
+    let verdict = worst.ok_or_else(|| Error::usage("the lane has no controls").hint("leave out `--control all`"))?;
+    Ok(ExitCode::from(verdict.exit_code()))
+}
+
+/// The lane as asked for; with `--control all` once for each of its controls.
+fn lanes(context: &Context, arguments: &Arguments) -> Result<Vec<(Lane, Option<String>)>> {
+    if arguments.lane.control.as_deref() != Some("all") {
+        return Ok(vec![(arguments.lane.load(context)?, arguments.lane.control.clone())]);
+    }
+    let of = |control: Option<String>| LaneArguments {
+        lane: arguments.lane.lane.clone(),
+        set: arguments.lane.set.clone(),
+        control,
+    };
+    let names: Vec<String> = of(None).load(context)?.controls.into_keys().collect();
+    names.into_iter().map(|name| Ok((of(Some(name.clone())).load(context)?, Some(name)))).collect()
+}
+
+async fn run_one(context: &Context, arguments: &Arguments, plan: crate::plan::Plan) -> Result<RunOutcome> {
+    let mode = match (context.quiet, context.interactive) {
+        (true, _) => Mode::Quiet,
+        (false, true) => Mode::Interactive,
+        (false, false) => Mode::Plain,
+    };
+    let progress = Arc::new(Mutex::new(Progress::new(mode, context.verbose, context.color)));
+    let shown = progress.clone();
+    let observer = Box::new(move |event: &crate::event::Event, view: &crate::report::View| {
+        shown.lock().expect("rendering does not panic").apply(event, view);
+    });
+    let options = RunOptions {
+        plan,
+        work_root: context.work_root.clone(),
+        project_root: context.project_root.clone(),
+        keep: arguments.keep,
+        locked: arguments.plan.locked,
+    };
+    let builds = Arc::new(BuildProgress { progress: progress.clone() });
+    let outcome = crate::run::run(options, observer, builds).await;
+    progress.lock().expect("rendering does not panic").finish();
+    let outcome = outcome?;
+    for warning in &outcome.warnings {
+        print_error(context, warning);
+    }
+    let good = outcome.verdict.exit_code() == 0;
+    if !(context.quiet && good) {
+        let root = shown_path(&outcome.root);
+        let show_command = format!("bootproof proof show {}", outcome.story.result.run.as_deref().unwrap_or("latest"));
+        let style = Style { root, show_command, color: context.color };
+        eprint!("{}", terminal::summary(&outcome.story, &style));
+        if !outcome.kept.is_empty() {
+            eprintln!("kept: {} (`bootproof ps`, `bootproof stop`)", outcome.kept.join(", "));
+        }
+    }
+    Ok(outcome)
+}
+
+/// The path as the user can open it from where they are, the shorter form if there is one.
+fn shown_path(path: &std::path::Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
+/// Of several runs the one that decides the exit code: what is not the product's fault first, as within one run.
+fn graver(left: Verdict, right: Verdict) -> Verdict {
+    let rank = |verdict: Verdict| match verdict {
+        Verdict::Infrastructure => 0,
+        Verdict::Incomplete => 1,
+        Verdict::Budget => 2,
+        Verdict::Interrupted => 3,
+        Verdict::Failed => 4,
+        Verdict::Blocked => 5,
+        Verdict::Reproduced => 6,
+        Verdict::Passed => 7,
+    };
+    if rank(right) < rank(left) { right } else { left }
+}
+
+/// Shows what image builds do: lines, or what is going on right now.
+pub(super) struct BuildProgress {
+    pub progress: Arc<Mutex<Progress>>,
+}
+
+impl ImageProgress for BuildProgress {
+    fn stage(&self, image: &str, what: &str) {
+        let mut progress = self.progress.lock().expect("rendering does not panic");
+        progress.say(&format!("image {image}: {what}"));
+        progress.tick(Tick::Work { name: image, done: 0, total: None });
+    }
+
+    fn warning(&self, image: &str, text: &str) {
+        self.progress.lock().expect("rendering does not panic").warn(&format!("image {image}: {text}"));
+    }
+}

@@ -1,0 +1,63 @@
+//! `bootproof stop`: ends machines that are up.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Context;
+use crate::error::{Context as _, Error, Result};
+use crate::machine::registry::{self, MachineRecord};
+
+/// QEMU writes back what it holds of its disks before it goes; a host that is busy with that needs a while.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// What to stop: a machine's name, its run, or `RUN/MACHINE`, as `bootproof ps` shows them
+    #[arg(required_unless_present = "all", value_name = "MACHINE")]
+    machines: Vec<String>,
+    /// Every machine of this work root
+    #[arg(long, conflicts_with = "machines")]
+    all: bool,
+}
+
+pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
+    let live = registry::live(&context.work_root)?;
+    let mut chosen: Vec<&MachineRecord> = Vec::new();
+    if arguments.all {
+        chosen.extend(&live);
+    }
+    for wanted in &arguments.machines {
+        let found: Vec<&MachineRecord> = live.iter().filter(|record| is_meant(record, wanted)).collect();
+        if found.is_empty() {
+            let up: Vec<String> = live.iter().map(|record| format!("{}/{}", record.run, record.machine)).collect();
+            let hint = if up.is_empty() { "no machine is up".into() } else { format!("up are: {}", up.join(", ")) };
+            return Err(Error::usage(format!("no machine `{wanted}` is up")).hint(hint));
+        }
+        chosen.extend(found);
+    }
+    for record in chosen {
+        stop(record)?;
+        if !context.quiet {
+            eprintln!("stopped {}/{}", record.run, record.machine);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_meant(record: &MachineRecord, wanted: &str) -> bool {
+    wanted == record.machine || wanted == record.run || wanted == format!("{}/{}", record.run, record.machine)
+}
+
+/// Asks the machine's keeper, which answers once the machine is gone.
+fn stop(record: &MachineRecord) -> Result<()> {
+    let said = || format!("failed to stop `{}/{}`", record.run, record.machine);
+    let hint = || format!("its QEMU is process {}, its keeper process {}", record.qemu_pid, record.keeper_pid);
+    let mut keeper = UnixStream::connect(&record.control).infrastructure(said)?;
+    keeper.set_read_timeout(Some(PATIENCE)).infrastructure(said)?;
+    keeper.write_all(b"stop\n").infrastructure(said)?;
+    let mut answer = String::new();
+    keeper.read_to_string(&mut answer).infrastructure(said).map_err(|error| error.hint(hint()))?;
+    if answer.trim() == "stopped" { Ok(()) } else { Err(Error::infrastructure(said()).hint(hint())) }
+}

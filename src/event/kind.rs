@@ -1,0 +1,347 @@
+//! What can happen in a run: the vocabulary of the log. Depends on nothing but plain data.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Version of the log's format; stands in the first event.
+pub const LOG_VERSION: u32 = 1;
+
+/// One durable fact of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// From 1, without gaps.
+    pub sequence: u64,
+    /// RFC 3339 with offset, milliseconds.
+    pub wall: String,
+    /// Nanoseconds since the run began.
+    pub monotonic_ns: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// From 1; absent where there is no machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u32>,
+    pub severity: Severity,
+    /// Joins events of one step or one command: `step:3`, `exec:17`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation: Option<String>,
+    pub event: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+/// A range of a file in the proof root: events point to bytes, they do not carry them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// Path relative to the proof root.
+    pub file: String,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Kind {
+    /// The first event of every log.
+    RunStarted {
+        log_version: u32,
+        run: String,
+        lane: String,
+        profile: Option<String>,
+        summary: String,
+        control: Option<String>,
+        /// The gate at which the control must fail.
+        control_fails_at: Option<String>,
+        plan_digest: String,
+        tool_version: String,
+        minimum_score: Option<u8>,
+    },
+    /// All gates that the lane has, in order, so that those never reached can be told.
+    StepsPlanned {
+        steps: Vec<StepSummary>,
+    },
+    PreflightFinished {
+        findings: Vec<Finding>,
+    },
+    AcceleratorChosen {
+        /// `kvm` or `tcg`.
+        mode: String,
+        /// How it was proven: `probe-guest`, `cached-probe`, `requested`, `no-device`.
+        proven_by: String,
+        detail: String,
+        deadline_factor: f64,
+    },
+    ImageReady {
+        image: String,
+        source: String,
+        digest: String,
+        lock: String,
+        built: bool,
+        duration_ms: u64,
+    },
+    MachineStarted {
+        pid: u32,
+        firmware: String,
+        command_line_file: String,
+    },
+    /// A new boot of the machine began; `origin` says why (`power-on`, `reset`, `reboot`, `checkpoint:<digest>`).
+    EpochBegan {
+        origin: String,
+    },
+    /// The guest's agent answered.
+    ChannelReady {
+        agent_version: String,
+        boot_id: String,
+    },
+    ChannelLost {
+        reason: String,
+    },
+    ForwardOpened {
+        guest_port: u16,
+        host_port: u16,
+    },
+    /// A marker line, whether or not the lane waits for it.
+    MarkerSeen {
+        name: String,
+        node: Option<String>,
+        arguments: BTreeMap<String, String>,
+        /// The agent's sequence number.
+        marker_sequence: Option<u64>,
+        standing: MarkerStanding,
+        evidence: Evidence,
+    },
+    FailurePatternSeen {
+        pattern: String,
+        line: String,
+        evidence: Evidence,
+    },
+    /// The console's cap was reached: what follows is neither recorded nor interpreted.
+    ConsoleCapped {
+        limit: u64,
+    },
+    /// The machine went off.
+    MachineStopped {
+        cause: StopCause,
+        detail: String,
+    },
+    StepStarted {
+        index: usize,
+        name: String,
+        action: String,
+        on: Vec<String>,
+        deadline_ms: u64,
+    },
+    ExpectationMet {
+        index: usize,
+        expectation: usize,
+        wanted: String,
+        after_ms: u64,
+        evidence: Evidence,
+    },
+    CommandFinished {
+        index: usize,
+        argv: Vec<String>,
+        status: Option<i32>,
+        duration_ms: u64,
+        stdout: Option<Evidence>,
+        stderr: Option<Evidence>,
+    },
+    StepFinished {
+        index: usize,
+        name: String,
+        outcome: Outcome,
+        failure: Option<Failure>,
+        duration_ms: u64,
+    },
+    GateDecided {
+        gate: String,
+        hard: bool,
+        weight: u32,
+        outcome: Outcome,
+        reason: Option<String>,
+    },
+    ArtifactSaved {
+        file: String,
+        bytes: u64,
+        sha256: String,
+    },
+    /// A signal asked the run to stop.
+    Interrupted {
+        signal: String,
+    },
+    /// The run's own deadline passed.
+    DeadlinePassed {
+        deadline_ms: u64,
+    },
+    BudgetCrossed {
+        what: String,
+        limit: u64,
+        used: u64,
+    },
+    InfrastructureFailed {
+        what: String,
+        detail: String,
+    },
+    MachineKept {
+        pid: u32,
+        name: String,
+    },
+    Note {
+        text: String,
+    },
+    /// The last event: a log without it is `incomplete`.
+    RunClosed {
+        verdict: Verdict,
+    },
+}
+
+/// A step as the plan has it: enough to report on one that never ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepSummary {
+    pub index: usize,
+    pub name: String,
+    pub action: String,
+    pub gate: Option<String>,
+    pub hard: bool,
+    pub weight: u32,
+}
+
+/// Something that preflight has to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// `qemu`, `memory`, `disk`, `work-root`, ...
+    pub check: String,
+    /// The run must not start.
+    pub blocking: bool,
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MarkerStanding {
+    /// It counts.
+    Counted,
+    /// Seen before in this epoch with the same sequence number or, without one, the same text.
+    Duplicate,
+    /// Its checksum does not fit, or it has none and the lane demands one: it does not count.
+    Damaged,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopCause {
+    /// The guest switched itself off.
+    GuestShutdown,
+    /// The lane asked for it.
+    Requested,
+    /// The run is over and its machines with it.
+    RunEnded,
+    /// QEMU ended by itself, without a word from the guest.
+    Died,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+    NotRun,
+}
+
+/// Why a step failed: what the terminal and every report tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    pub reason: FailureReason,
+    /// One line for people.
+    pub message: String,
+    pub machine: Option<String>,
+    /// What was expected next.
+    pub expected: Option<String>,
+    /// The last marker that counted before.
+    pub last_marker: Option<String>,
+    pub waited_ms: u64,
+    /// Where to look.
+    pub evidence: Option<Evidence>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureReason {
+    Deadline,
+    ForbiddenMarker,
+    OutOfOrder,
+    FailurePattern,
+    /// The machine went off while something was awaited.
+    MachineOff,
+    /// A new epoch began while something was awaited of the old one.
+    UnexpectedReboot,
+    ExitStatus,
+    OutputMismatch,
+    Refused,
+    /// QEMU died by itself: infrastructure, not product.
+    MachineDied,
+    ConsoleCapped,
+    Cancelled,
+    Harness,
+}
+
+/// How a run ended. The order of the variants is not the order of precedence: see `report::verdict`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Passed,
+    Failed,
+    Blocked,
+    Infrastructure,
+    Budget,
+    Interrupted,
+    /// The log has no closing event.
+    Incomplete,
+    /// A control failed at its gate, as it must.
+    Reproduced,
+}
+
+impl Verdict {
+    /// The process exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Verdict::Passed | Verdict::Reproduced => 0,
+            Verdict::Failed => 1,
+            Verdict::Blocked => 3,
+            Verdict::Infrastructure | Verdict::Incomplete => 4,
+            Verdict::Budget => 5,
+            Verdict::Interrupted => 130,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "failed",
+            Verdict::Blocked => "blocked",
+            Verdict::Infrastructure => "infrastructure",
+            Verdict::Budget => "budget",
+            Verdict::Interrupted => "interrupted",
+            Verdict::Incomplete => "incomplete",
+            Verdict::Reproduced => "reproduced",
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What is asked of the store and what it gives back.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::PackageVersion;
+use crate::lane::model::Image;
+use crate::plan::model::{ImageSource, LockState};
+
+/// One image that a lane wants.
+#[derive(Clone, Debug)]
+pub struct ImageRequest {
+    /// The lane's name for it; for messages, and for the lock's readers.
+    pub name: String,
+    pub image: Image,
+    /// Which of the image's recipes.
+    pub source: ImageSource,
+    /// What relative paths in the recipe are relative to, before the project's root is tried: the lane file's folder.
+    pub base_directory: PathBuf,
+    /// Versions other than the image lock's are an error.
+    pub locked: bool,
+}
+
+impl ImageRequest {
+    /// The built-in `tiny`: the distribution's kernel and the agent.
+    pub fn tiny(base_directory: PathBuf) -> Self {
+        Self {
+            name: "tiny".into(),
+            image: Image { tiny: Some(Default::default()), ..Image::default() },
+            source: ImageSource::Tiny,
+            base_directory,
+            locked: false,
+        }
+    }
+}
+
+/// An image that is there, whole, to be used read-only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuiltImage {
+    pub source: ImageSource,
+    /// `sha256:<hex>` of recipe, overlay, agent and resolved versions; of the file itself for `disk`.
+    pub digest: String,
+    pub lock: LockState,
+    /// Made just now, not found.
+    pub built: bool,
+    pub boot: Boot,
+    /// The disk to lay an overlay on; `tiny` has none.
+    pub disk: Option<BaseDisk>,
+    /// Resolved versions, sorted by name; empty where no packages are involved.
+    pub packages: Vec<PackageVersion>,
+}
+
+/// How a machine gets from power-on into the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Boot {
+    /// QEMU loads the kernel itself.
+    Kernel {
+        /// A bzImage: any firmware starts it.
+        kernel: PathBuf,
+        /// The same kernel as an ELF file with a PVH entry, where there is one: no time goes into unpacking it in the
+        /// guest. Only BIOS machines can start it.
+        uncompressed_kernel: Option<PathBuf>,
+        initramfs: PathBuf,
+        /// What the image needs on the kernel's command line.
+        parameters: Vec<String>,
+    },
+    /// The firmware finds a boot loader on the disk.
+    Firmware,
+}
+
+/// The disk that machines of this image lay their overlay on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseDisk {
+    pub path: PathBuf,
+    pub format: DiskFormat,
+    /// Bytes that the guest sees.
+    pub virtual_size: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFormat {
+    Raw,
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// QEMU's name for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// Hears what the store is doing; nothing here is a fact of a run.
+pub trait ImageProgress: Send + Sync {
+    /// A stage of work began (`fetching linux-image-6.1.0-56-cloud-amd64`).
+    fn stage(&self, image: &str, what: &str);
+    /// Something that the user has to know although the work goes on.
+    fn warning(&self, image: &str, text: &str);
+}
+
+/// For callers that show nothing.
+pub struct Silent;
+
+impl ImageProgress for Silent {
+    fn stage(&self, _image: &str, _what: &str) {}
+    fn warning(&self, _image: &str, _text: &str) {}
+}

@@ -1,0 +1,312 @@
+//! Images and machines: what each may be, and that each machine's image is there.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::text::is_address;
+use super::{Checker, join};
+use crate::lane::document::{DebianDocument, ImageDocument, MachineDocument, Named, NetworkDocument};
+use crate::lane::model::{
+    Backend, DebianImage, Disk, DiskImage, Image, Machine, Network, TinyImage, default_debian_size,
+};
+use crate::lane::problem::Problem;
+use crate::lane::reader::Spanned;
+use crate::lane::units::Size;
+
+/// The image that every lane has.
+const BUILT_IN: &str = "tiny";
+/// virtio-blk tells the guest no more of a serial number.
+const DISK_NAME_LIMIT: usize = 20;
+/// Less than this no kernel unpacks itself into.
+const LEAST_MEMORY: Size = Size::mebibytes(32);
+
+impl Checker<'_> {
+    pub(super) fn images(&mut self, images: &Named<ImageDocument>) -> BTreeMap<String, Image> {
+        let mut plain = BTreeMap::new();
+        for (name, image) in images {
+            let image = self.entry(&image.place, |checker| {
+                checker.plain_name(name, "an image's name");
+                checker.image(name, image)
+            });
+            plain.insert(name.value.clone(), image);
+        }
+        plain
+    }
+
+    fn image(&mut self, name: &Spanned<String>, image: &ImageDocument) -> Image {
+        if image.tiny.is_none() && image.debian.is_none() && image.nix.is_none() && image.disk.is_none() {
+            self.report(
+                Problem::new(format!("the image `{}` comes from nowhere", name.value))
+                    .at(name.place.clone())
+                    .hint("give it at least one of `tiny`, `debian`, `nix` and `disk`"),
+            );
+        }
+        Image {
+            tiny: image.tiny.as_ref().map(|tiny| TinyImage {
+                kernel: tiny.kernel.as_ref().map(|path| self.host_path(path)),
+                modules: tiny.modules.as_ref().map(|path| self.host_path(path)),
+            }),
+            debian: image.debian.as_ref().map(|debian| self.debian(debian)),
+            nix: image.nix.as_ref().map(|reference| {
+                if reference.is_empty() || reference.contains(char::is_whitespace) {
+                    self.report(
+                        Problem::new("this is neither a flake output nor a store path")
+                            .at(reference.place.clone())
+                            .hint("write it like `.#nixosConfigurations.node`"),
+                    );
+                }
+                self.without_secrets(reference, "an image's recipe")
+            }),
+            disk: image.disk.as_ref().map(|disk| {
+                if let Some(sha512) = &disk.sha512
+                    && !(sha512.len() == 128 && sha512.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                {
+                    self.report(
+                        Problem::new("a SHA-512 is 128 hexadecimal digits")
+                            .at(sha512.place.clone())
+                            .label(format!("{} characters", sha512.chars().count()))
+                            .hint("`sha512sum FILE` gives it"),
+                    );
+                }
+                DiskImage {
+                    path: self.host_path(&disk.path),
+                    sha512: disk.sha512.as_ref().map(|sha512| sha512.to_ascii_lowercase()),
+                }
+            }),
+        }
+    }
+
+    fn debian(&mut self, debian: &DebianDocument) -> DebianImage {
+        let word = |text: &str| {
+            text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+                && text.bytes().all(|byte| {
+                    byte.is_ascii_lowercase()
+                        || byte.is_ascii_digit()
+                        || matches!(byte, b'+' | b'-' | b'.' | b':' | b'=' | b'~' | b'/')
+                })
+        };
+        if !word(&debian.suite) {
+            self.report(
+                Problem::new(format!("`{}` is not a Debian suite", debian.suite.value))
+                    .at(debian.suite.place.clone())
+                    .hint("write a release's name, as in `bookworm`"),
+            );
+        }
+        for package in &debian.packages {
+            if !word(package) {
+                self.report(
+                    Problem::new(format!("`{}` is not a package's name", package.value)).at(package.place.clone()),
+                );
+            }
+        }
+        if let Some(size) = &debian.size
+            && size.value < Size::mebibytes(256)
+        {
+            self.report(Problem::new("no Debian fits into this").at(size.place.clone()).label("at least `256MiB`"));
+        }
+        DebianImage {
+            suite: debian.suite.value.clone(),
+            packages: debian.packages.iter().map(|package| package.value.clone()).collect(),
+            files: debian.files.as_ref().map(|path| self.host_path(path)),
+            commands: debian
+                .commands
+                .iter()
+                .map(|command| self.without_secrets(command, "an image's recipe"))
+                .collect(),
+            size: debian.size.as_ref().map_or_else(default_debian_size, |size| size.value),
+        }
+    }
+
+    /// Checks the machines, and adds the built-in image where one of them is made from it.
+    pub(super) fn machines(
+        &mut self,
+        machines: &Named<MachineDocument>,
+        images: &mut BTreeMap<String, Image>,
+    ) -> BTreeMap<String, Machine> {
+        let mut plain = BTreeMap::new();
+        for (name, machine) in machines {
+            let machine = self.entry(&machine.place, |checker| {
+                checker.host_name(name, "a machine's name");
+                checker.machine(machine, images)
+            });
+            if machine.backend == Backend::Qemu && machine.image == BUILT_IN {
+                images
+                    .entry(BUILT_IN.into())
+                    .or_insert_with(|| Image { tiny: Some(TinyImage::default()), ..Image::default() });
+            }
+            plain.insert(name.value.clone(), machine);
+        }
+        plain
+    }
+
+    fn machine(&mut self, machine: &Spanned<MachineDocument>, images: &BTreeMap<String, Image>) -> Machine {
+        let defaults = Machine::default();
+        if let Some(image) = &machine.image
+            && image.value != BUILT_IN
+            && !images.contains_key(&image.value)
+        {
+            let known = images.keys().map(String::as_str).filter(|name| *name != BUILT_IN).chain([BUILT_IN]);
+            self.report(
+                Problem::new(format!("the lane has no image `{}`", image.value))
+                    .at(image.place.clone())
+                    .nearest(image, known),
+            );
+        }
+        if let Some(cpus) = &machine.cpus
+            && !(1..=255).contains(&cpus.value)
+        {
+            self.report(Problem::new("a machine has from 1 to 255 CPUs").at(cpus.place.clone()));
+        }
+        if let Some(memory) = &machine.memory
+            && memory.value < LEAST_MEMORY
+        {
+            self.report(
+                Problem::new(format!("no kernel boots in {}", memory.value))
+                    .at(memory.place.clone())
+                    .label(format!("at least `{LEAST_MEMORY}`")),
+            );
+        }
+        if let Some(limit) = &machine.console_limit
+            && limit.value < Size(4096)
+        {
+            self.report(
+                Problem::new("a console's limit leaves nothing to record")
+                    .at(limit.place.clone())
+                    .label("at least `4KiB`"),
+            );
+        }
+        match (machine.backend, &machine.recording) {
+            (Backend::Recorder, None) => self.report(
+                Problem::new("a recorder needs a recording to play")
+                    .at(machine.place.clone())
+                    .hint("add `recording = \"console.raw\"`, or `\"-\"` for standard input"),
+            ),
+            (Backend::Qemu, Some(recording)) => self.report(
+                Problem::new("only a recorder plays a recording")
+                    .at(recording.place.clone())
+                    .hint("add `backend = \"recorder\"`"),
+            ),
+            _ => {}
+        }
+        Machine {
+            backend: machine.backend,
+            image: machine.image.as_ref().map_or(defaults.image, |image| image.value.clone()),
+            cpus: machine.cpus.as_ref().map_or(defaults.cpus, |cpus| cpus.value),
+            memory: machine.memory.as_ref().map_or(defaults.memory, |memory| memory.value),
+            firmware: machine.firmware,
+            disks: self.disks(machine),
+            kernel_parameters: machine
+                .kernel_parameters
+                .iter()
+                .map(|parameter| self.kernel_parameter(parameter))
+                .collect(),
+            network: machine.network.as_ref().map(|network| self.network(network)).unwrap_or_default(),
+            console: machine.console,
+            console_limit: machine.console_limit.as_ref().map_or(defaults.console_limit, |limit| limit.value),
+            recording: machine.recording.as_ref().map(|path| match path.as_str() {
+                "-" => "-".into(),
+                path => join(self.surroundings.folder, path.as_ref()),
+            }),
+        }
+    }
+
+    fn disks(&mut self, machine: &MachineDocument) -> Vec<Disk> {
+        let mut plain: Vec<Disk> = Vec::new();
+        for disk in &machine.disks {
+            let name = &disk.name;
+            let valid = !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+            if !valid {
+                self.report(
+                    Problem::new(format!("`{}` cannot be a disk's name", name.value))
+                        .at(name.place.clone())
+                        .label("letters, digits, hyphens and underscores; it becomes the disk's serial number"),
+                );
+            } else if name.len() > DISK_NAME_LIMIT {
+                self.report(
+                    Problem::new(format!("the disk's name `{}` is too long", name.value))
+                        .at(name.place.clone())
+                        .label(format!("{} characters; a serial number has at most {DISK_NAME_LIMIT}", name.len())),
+                );
+            } else if plain.iter().any(|other| other.name == name.value) {
+                self.report(
+                    Problem::new(format!("the machine has two disks called `{}`", name.value)).at(name.place.clone()),
+                );
+            }
+            if disk.size.bytes() == 0 {
+                self.report(Problem::new("a disk cannot be empty of room").at(disk.size.place.clone()));
+            }
+            plain.push(Disk { name: name.value.clone(), size: disk.size.value });
+        }
+        plain
+    }
+
+    fn kernel_parameter(&mut self, parameter: &Spanned<String>) -> String {
+        let mut quoted = false;
+        let mut split = false;
+        for character in parameter.chars() {
+            match character {
+                '"' => quoted = !quoted,
+                _ if character.is_whitespace() && !quoted => split = true,
+                _ => {}
+            }
+        }
+        if parameter.is_empty() || split || parameter.contains(char::is_control) {
+            self.report(
+                Problem::new("this is not one kernel parameter")
+                    .at(parameter.place.clone())
+                    .hint("one parameter in each entry: `[\"quiet\", \"systemd.mask=etcd.service\"]`"),
+            );
+        }
+        self.without_secrets(parameter, "a kernel parameter")
+    }
+
+    fn network(&mut self, network: &Spanned<NetworkDocument>) -> Network {
+        if network.none && (network.internet || !network.forward.is_empty() || !network.services.is_empty()) {
+            self.report(
+                Problem::new("a machine without a network has nothing to reach")
+                    .at(network.place.clone())
+                    .hint("leave out `none`, or all the rest"),
+            );
+        }
+        let mut forward: Vec<u16> = Vec::new();
+        for port in &network.forward {
+            if port.value == 0 {
+                self.report(Problem::new("a guest's port cannot be 0").at(port.place.clone()));
+            } else if forward.contains(&port.value) {
+                self.report(Problem::new(format!("port {} is forwarded twice", port.value)).at(port.place.clone()));
+            }
+            forward.push(port.value);
+        }
+        for (guest, host) in &network.services {
+            let inside = guest.parse::<SocketAddrV4>().is_ok_and(|address| {
+                let octets = address.ip().octets();
+                // .2 is the host, .3 the name server, .15 the guest itself.
+                octets[..3] == Ipv4Addr::new(10, 0, 2, 0).octets()[..3]
+                    && !matches!(octets[3], 0 | 2 | 3 | 15 | 255)
+                    && address.port() > 0
+            });
+            if !inside {
+                self.report(
+                    Problem::new(format!("`{}` is not a free address in the guest's network", guest.value))
+                        .at(guest.place.clone())
+                        .label("10.0.2.0/24 without .2, .3 and .15, and a port")
+                        .hint("write it like `10.0.2.100:8080`"),
+                );
+            }
+            if !is_address(host) {
+                self.report(
+                    Problem::new(format!("`{}` is not an address with a port", host.value))
+                        .at(host.place.clone())
+                        .hint("write it like `127.0.0.1:9000`"),
+                );
+            }
+        }
+        Network {
+            none: network.none,
+            internet: network.internet,
+            forward,
+            services: network.services.iter().map(|(guest, host)| (guest.value.clone(), host.value.clone())).collect(),
+        }
+    }
+}

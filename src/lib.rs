@@ -1,0 +1,39 @@
+//! bootproof proves that machines come up, install, converge, survive faults and keep their data.
+//!
+//! Without the `host` feature only what the guest's agent needs is compiled.
+
+pub mod agent;
+pub mod channel;
+
+#[cfg(feature = "host")]
+pub mod cli;
+#[cfg(feature = "host")]
+pub mod console;
+#[cfg(feature = "host")]
+pub mod error;
+#[cfg(feature = "host")]
+pub mod event;
+#[cfg(feature = "host")]
+pub mod gate;
+#[cfg(feature = "host")]
+pub mod image;
+#[cfg(feature = "host")]
+pub mod lane;
+#[cfg(feature = "host")]
+pub mod machine;
+#[cfg(feature = "host")]
+pub mod marker;
+#[cfg(feature = "host")]
+pub mod plan;
+#[cfg(feature = "host")]
+pub mod preflight;
+#[cfg(feature = "host")]
+pub mod proof;
+#[cfg(feature = "host")]
+pub mod report;
+#[cfg(feature = "host")]
+pub mod run;
+#[cfg(feature = "host")]
+pub mod secret;
+#[cfg(feature = "host")]
+pub mod text;

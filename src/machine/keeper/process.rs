@@ -1,0 +1,289 @@
+//! The keeper's own side: one thread, one `poll` loop, no runtime.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+};
+
+use super::protocol::{KeeperSpec, Order, Status};
+
+/// Runs the keeper over this process's standard streams until its machine is gone.
+pub fn main() -> ExitCode {
+    // A terminal's Ctrl-C is for the run: the run decides what happens to its machines.
+    let _ = rustix::process::setsid();
+    match keep() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&Status::Failed { message: error.to_string() });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The run may be gone already: then nobody reads, and that is no reason to fail.
+fn say(status: &Status) {
+    let mut line = serde_json::to_vec(status).expect("a status is plain data");
+    line.push(b'\n');
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(&line).and_then(|()| stdout.flush());
+}
+
+fn keep() -> io::Result<()> {
+    let mut stdin = BufReader::new(io::stdin().lock());
+    let mut line = String::new();
+    if stdin.read_line(&mut line)? == 0 {
+        return Ok(());
+    }
+    let spec: KeeperSpec = serde_json::from_str(&line)?;
+    let control = listen(&spec.control)?;
+    let sockets = spec
+        .sockets
+        .iter()
+        .map(|socket| listen(&socket.path).map(|listener| (socket.name.clone(), listener)))
+        .collect::<io::Result<Vec<_>>>()?;
+    let record_file = lock_record(&spec.record_path)?;
+    let child = spawn(&spec, &sockets)?;
+    // QEMU has its own descriptors now; ours would keep a dead machine's sockets connectable.
+    drop(sockets);
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let mut keeper = Keeper { spec, child, pidfd, control, record_file, kept: None, run_is_there: true };
+    keeper.write_record()?;
+    say(&Status::Started { pid: keeper.child.id() });
+    let status = keeper.watch(&mut stdin)?;
+    keeper.finish(status);
+    Ok(())
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    UnixListener::bind(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("failed to listen on `{}`: {error}", path.display())))
+}
+
+fn lock_record(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
+}
+
+/// Starts the machine's process with the listening sockets inherited.
+fn spawn(spec: &KeeperSpec, sockets: &[(String, UnixListener)]) -> io::Result<Child> {
+    let arguments = spec.arguments.iter().map(|argument| substitute(argument, sockets)).collect::<Vec<OsString>>();
+    let stderr = OpenOptions::new().create(true).append(true).open(&spec.stderr)?;
+    for (_, socket) in sockets {
+        fcntl_setfd(socket, FdFlags::empty())?;
+    }
+    let keeper = rustix::process::getpid();
+    let mut command = Command::new(&spec.program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    // SAFETY: between fork and exec only async-signal-safe system calls happen: prctl and getppid.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The keeper may have died before the signal was asked for.
+            if getppid() == Some(keeper) { Ok(()) } else { Err(io::Error::other("the keeper is gone")) }
+        });
+    }
+    command
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("failed to start `{}`: {error}", spec.program.display())))
+}
+
+fn substitute(argument: &str, sockets: &[(String, UnixListener)]) -> OsString {
+    sockets
+        .iter()
+        .fold(argument.to_owned(), |text, (name, socket)| {
+            text.replace(&format!("{{fd:{name}}}"), &socket.as_raw_fd().to_string())
+        })
+        .into()
+}
+
+struct Keeper {
+    spec: KeeperSpec,
+    child: Child,
+    /// Becomes readable when the child ends.
+    pidfd: OwnedFd,
+    control: UnixListener,
+    record_file: File,
+    kept: Option<Kept>,
+    run_is_there: bool,
+}
+
+/// What a machine needs that goes on without its run.
+struct Kept {
+    consoles: Vec<KeptConsole>,
+    /// Those who asked for the machine to stop and wait for the answer.
+    waiting: Vec<UnixStream>,
+}
+
+struct KeptConsole {
+    stream: UnixStream,
+    file: File,
+    /// Bytes that may still be written.
+    left: u64,
+}
+
+impl Keeper {
+    /// Until the child has ended.
+    fn watch(&mut self, stdin: &mut BufReader<io::StdinLock<'_>>) -> io::Result<ExitStatus> {
+        loop {
+            if self.run_is_there && !stdin.buffer().is_empty() {
+                self.take_order(stdin);
+                continue;
+            }
+            let (child_ended, run_spoke, caller, consoles) = self.wait()?;
+            for index in consoles.into_iter().rev() {
+                self.record_console(index);
+            }
+            if caller {
+                self.answer();
+            }
+            if run_spoke {
+                self.take_order(stdin);
+            }
+            if child_ended {
+                return self.child.wait();
+            }
+        }
+    }
+
+    /// Blocks until something happens; says what: child ended, the run spoke, a caller came, consoles that printed.
+    fn wait(&self) -> io::Result<(bool, bool, bool, Vec<usize>)> {
+        let stdin = io::stdin();
+        let nothing: &[KeptConsole] = &[];
+        let consoles = self.kept.as_ref().map_or(nothing, |kept| &kept.consoles);
+        let mut watched: Vec<BorrowedFd<'_>> = vec![self.pidfd.as_fd(), self.control.as_fd()];
+        watched.extend(consoles.iter().map(|console| console.stream.as_fd()));
+        if self.run_is_there {
+            watched.push(stdin.as_fd());
+        }
+        let mut polled: Vec<PollFd<'_>> =
+            watched.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        loop {
+            match poll(&mut polled, None) {
+                Ok(_) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let printed = (0..consoles.len()).filter(|index| ready[2 + index]).collect();
+        Ok((ready[0], self.run_is_there && ready[ready.len() - 1], ready[1], printed))
+    }
+
+    fn take_order(&mut self, stdin: &mut impl BufRead) {
+        let mut line = String::new();
+        match stdin.read_line(&mut line) {
+            Ok(count) if count > 0 => match serde_json::from_str(&line) {
+                Ok(Order::Keep { consoles, console_limit, forwards }) => {
+                    self.spec.record.forwards = forwards;
+                    self.go_on_alone(&consoles, console_limit);
+                }
+                Ok(Order::Kill) | Err(_) => self.kill(Signal::KILL),
+            },
+            // The run is gone: so is its machine, unless it was told to stay.
+            Ok(_) | Err(_) => {
+                self.run_is_there = false;
+                if self.kept.is_none() {
+                    self.kill(Signal::KILL);
+                }
+            }
+        }
+    }
+
+    fn kill(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+
+    fn go_on_alone(&mut self, consoles: &[(PathBuf, PathBuf)], limit: u64) {
+        let consoles = consoles
+            .iter()
+            .filter_map(|(socket, file)| {
+                let stream = UnixStream::connect(socket).ok()?;
+                stream.set_nonblocking(true).ok()?;
+                fs::create_dir_all(file.parent()?).ok()?;
+                let file = OpenOptions::new().create(true).append(true).open(file).ok()?;
+                Some(KeptConsole { stream, file, left: limit })
+            })
+            .collect();
+        self.kept = Some(Kept { consoles, waiting: Vec::new() });
+        self.spec.record.kept = true;
+        let _ = self.write_record();
+        say(&Status::Kept);
+    }
+
+    fn record_console(&mut self, index: usize) {
+        let Some(kept) = &mut self.kept else { return };
+        let console = &mut kept.consoles[index];
+        let mut bytes = [0; 16 << 10];
+        let keep = match console.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(count) => {
+                // Beyond the cap the console is still read, so that the guest does not stall on it.
+                let wanted = count.min(usize::try_from(console.left).unwrap_or(usize::MAX));
+                console.left -= wanted as u64;
+                console.file.write_all(&bytes[..wanted]).is_ok()
+            }
+            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        };
+        if !keep {
+            kept.consoles.remove(index);
+        }
+    }
+
+    /// A caller on the control socket: anything it says is a wish to stop. It gets its answer when the machine is gone.
+    fn answer(&mut self) {
+        let Ok((mut caller, _)) = self.control.accept() else { return };
+        // Somebody who connects and says nothing must not hold the keeper up.
+        let _ = caller.set_read_timeout(Some(std::time::Duration::from_secs(1)));
+        let mut wish = [0; 16];
+        let read = caller.read(&mut wish).unwrap_or(0);
+        if read == 0 {
+            return;
+        }
+        // SIGTERM lets QEMU write back what it holds of its disks.
+        self.kill(Signal::TERM);
+        match &mut self.kept {
+            Some(kept) => kept.waiting.push(caller),
+            None => self.kept = Some(Kept { consoles: Vec::new(), waiting: vec![caller] }),
+        }
+    }
+
+    fn write_record(&mut self) -> io::Result<()> {
+        self.spec.record.keeper_pid = std::process::id();
+        self.spec.record.qemu_pid = self.child.id();
+        let bytes = serde_json::to_vec_pretty(&self.spec.record)?;
+        self.record_file.set_len(0)?;
+        rustix::io::pwrite(&self.record_file, &bytes, 0)?;
+        Ok(())
+    }
+
+    fn finish(&mut self, status: ExitStatus) {
+        if !self.run_is_there || self.spec.record.kept {
+            for path in &self.spec.cleanup {
+                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                // The last machine of a run to go takes the run's own folder with it.
+                let _ = path.parent().map(fs::remove_dir);
+            }
+        }
+        let _ = fs::remove_file(&self.spec.record_path);
+        let _ = fs::remove_file(&self.spec.control);
+        for caller in self.kept.iter_mut().flat_map(|kept| &mut kept.waiting) {
+            let _ = caller.write_all(b"stopped\n");
+        }
+        say(&Status::Exited { code: status.code(), signal: status.signal() });
+    }
+}

@@ -1,0 +1,55 @@
+//! What a run and a keeper say to each other: one JSON document a line.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::registry::MachineRecord;
+
+/// First line on the keeper's standard input.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeeperSpec {
+    pub program: PathBuf,
+    /// `{fd:NAME}` stands for the descriptor of the socket of that name.
+    pub arguments: Vec<String>,
+    /// Listening unix sockets that the child inherits.
+    pub sockets: Vec<SocketSpec>,
+    /// Where the child's standard error goes.
+    pub stderr: PathBuf,
+    /// The keeper's own socket, for `ps` and `stop`.
+    pub control: PathBuf,
+    /// The record by which the machine is found again; held under a lock as long as the keeper lives.
+    pub record_path: PathBuf,
+    pub record: MachineRecord,
+    /// Removed when the machine has ended and no run is left that would do it.
+    pub cleanup: Vec<PathBuf>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SocketSpec {
+    pub name: String,
+    pub path: PathBuf,
+}
+
+/// Later lines on the keeper's standard input. The end of input means: kill.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    Kill,
+    /// Go on without the run. `consoles`: socket -> file that takes what the console prints from now on.
+    Keep {
+        consoles: Vec<(PathBuf, PathBuf)>,
+        console_limit: u64,
+        forwards: Vec<(u16, u16)>,
+    },
+}
+
+/// Lines on the keeper's standard output.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    Started { pid: u32 },
+    Failed { message: String },
+    Kept,
+    Exited { code: Option<i32>, signal: Option<i32> },
+}

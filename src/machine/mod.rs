@@ -1,0 +1,48 @@
+//! Machines: hosts under test, and what holds them.
+//!
+//! A machine is started from a definition, reports what happens to it through an `event::Reporter`, and is driven
+//! through the `Machine` trait. It decides nothing: what a fact means for the run is the executor's and the fold's.
+//! What always holds: a machine never outlives its run unless it was kept on purpose (see `keeper`).
+
+mod boundary;
+mod consoles;
+pub mod keeper;
+pub mod qemu;
+mod recorder;
+pub mod registry;
+mod state;
+
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+
+pub use recorder::RecorderMachine;
+pub use state::{MachineState, WaitHandle};
+
+use crate::channel::AgentChannel;
+use crate::error::Result;
+
+/// One host under test, started.
+pub trait Machine: Send + Sync {
+    /// The way into the guest; `None` where the backend has none.
+    fn channel(&self) -> Option<AgentChannel>;
+
+    /// Presses the power button; the machine's end is reported when it comes.
+    fn press_power_button(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Pulls the reset line; the new epoch is reported when it comes.
+    fn reset(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Cuts the power. Returns once the machine is off.
+    fn cut(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Switches a machine that is off on again, on the disks it has.
+    fn power_on(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Ends the machine with the run: nothing of it is left when this returns.
+    fn end(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Lets the machine go on without the run; gives its process number. What it prints from now on goes to a file
+    /// outside the proof, in `folder`.
+    fn keep(&self, folder: PathBuf) -> BoxFuture<'_, Result<u32>>;
+}

@@ -1,0 +1,251 @@
+//! QEMU's command line for a machine: a pure function of what the machine is, so that it can be printed and compared.
+
+use std::path::{Path, PathBuf};
+
+use crate::lane::model::{ConsoleDevice, Firmware, Network};
+use crate::lane::units::Size;
+use crate::plan::model::Accelerator;
+
+/// Everything that decides the command line.
+#[derive(Clone, Debug)]
+pub struct QemuDefinition {
+    pub name: String,
+    pub accelerator: Accelerator,
+    pub cpus: u32,
+    pub memory: Size,
+    pub firmware: Firmware,
+    /// Code and variable store, for UEFI; the store is this machine's own copy.
+    pub uefi: Option<(PathBuf, PathBuf)>,
+    pub direct_kernel: Option<DirectKernel>,
+    /// In boot order.
+    pub disks: Vec<AttachedDisk>,
+    pub network: Network,
+    pub console: ConsoleDevice,
+    /// A program that carries one guest connection to a service on the host (`program relay ADDRESS`).
+    pub relay: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct DirectKernel {
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    /// Besides the console's, which follow from the definition.
+    pub parameters: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct AttachedDisk {
+    /// Becomes the serial number: `/dev/disk/by-id/virtio-<serial>`.
+    pub serial: String,
+    pub path: PathBuf,
+    /// `qcow2` or `raw`.
+    pub format: String,
+}
+
+/// Names of the sockets that QEMU inherits; `{fd:NAME}` in the arguments.
+pub const SOCKETS: [&str; 4] = ["qmp", "console", "console-hvc0", "agent"];
+
+impl QemuDefinition {
+    /// The arguments after the program's name.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = Arguments(Vec::new());
+        arguments.pair("-name", &format!("{},debug-threads=on", self.name));
+        arguments.flag("-nodefaults");
+        arguments.flag("-no-user-config");
+        arguments.pair("-display", "none");
+        // Started paused: every console has its reader before the first byte.
+        arguments.flag("-S");
+        // A declared service needs a helper process for each connection; nothing else may start one.
+        let spawn = if self.network.services.is_empty() { "deny" } else { "allow" };
+        arguments
+            .pair("-sandbox", &format!("on,obsolete=deny,elevateprivileges=deny,spawn={spawn},resourcecontrol=deny"));
+        arguments.pair("-machine", "q35,usb=off,vmport=off,dump-guest-core=off");
+        match self.accelerator {
+            Accelerator::Kvm => {
+                arguments.pair("-accel", "kvm");
+                arguments.pair("-cpu", "host");
+            }
+            Accelerator::Tcg => {
+                arguments.pair("-accel", "tcg,thread=multi");
+                arguments.pair("-cpu", "max");
+            }
+        }
+        arguments.pair("-smp", &self.cpus.to_string());
+        arguments.pair("-m", &format!("{}B", self.memory.bytes()));
+        self.push_firmware(&mut arguments);
+        self.push_channels(&mut arguments);
+        for (index, disk) in self.disks.iter().enumerate() {
+            self.push_disk(&mut arguments, index, disk);
+        }
+        self.push_network(&mut arguments);
+        arguments.pair("-object", "rng-random,id=entropy,filename=/dev/urandom");
+        arguments.pair("-device", "virtio-rng-pci,rng=entropy");
+        arguments.0
+    }
+
+    fn push_firmware(&self, arguments: &mut Arguments) {
+        if let Some((code, variables)) = &self.uefi {
+            let code = escape(code);
+            let variables = escape(variables);
+            arguments.pair("-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"));
+            arguments.pair("-drive", &format!("if=pflash,unit=1,format=raw,file={variables}"));
+        }
+        if let Some(direct) = &self.direct_kernel {
+            arguments.pair("-kernel", &direct.kernel.to_string_lossy());
+            arguments.pair("-initrd", &direct.initramfs.to_string_lossy());
+            arguments.pair("-append", &self.kernel_command_line(&direct.parameters));
+        }
+    }
+
+    /// The last `console=` is the guest's `/dev/console`: markers go there.
+    fn kernel_command_line(&self, parameters: &[String]) -> String {
+        let console = match self.console {
+            ConsoleDevice::Serial => "console=ttyS0",
+            ConsoleDevice::Virtio => "console=ttyS0 console=hvc0",
+        };
+        let mut line = String::from(console);
+        for parameter in parameters {
+            line.push(' ');
+            line.push_str(parameter);
+        }
+        line
+    }
+
+    fn push_channels(&self, arguments: &mut Arguments) {
+        for socket in SOCKETS {
+            arguments.pair("-chardev", &format!("socket,id={socket},fd={{fd:{socket}}},server=on,wait=off"));
+        }
+        arguments.pair("-mon", "chardev=qmp,mode=control");
+        arguments.pair("-serial", "chardev:console");
+        arguments.pair("-device", "virtio-serial-pci,id=channels");
+        arguments.pair("-device", "virtconsole,bus=channels.0,chardev=console-hvc0");
+        arguments.pair("-device", "virtserialport,bus=channels.0,chardev=agent,name=bootproof.agent.0");
+    }
+
+    fn push_disk(&self, arguments: &mut Arguments, index: usize, disk: &AttachedDisk) {
+        let path = escape(&disk.path);
+        arguments.pair(
+            "-blockdev",
+            &format!(
+                "driver={},node-name=disk{index},discard=unmap,file.driver=file,file.filename={path},file.discard=unmap",
+                disk.format
+            ),
+        );
+        // Boot order is the firmware's affair; with a kernel given directly there is nothing to boot from.
+        let boot = if self.direct_kernel.is_none() { format!(",bootindex={}", index + 1) } else { String::new() };
+        arguments.pair("-device", &format!("virtio-blk-pci,drive=disk{index},serial={}{boot}", disk.serial));
+    }
+
+    fn push_network(&self, arguments: &mut Arguments) {
+        if self.network.none {
+            return;
+        }
+        let restrict = if self.network.internet { "off" } else { "on" };
+        let mut backend = format!("user,id=lan,ipv6=off,restrict={restrict}");
+        for port in &self.network.forward {
+            // QEMU picks the host's port, so that no two runs can want the same one.
+            backend.push_str(&format!(",hostfwd=tcp:127.0.0.1:0-:{port}"));
+        }
+        for (guest, host) in &self.network.services {
+            let relay = self.relay.to_string_lossy().replace(',', ",,");
+            backend.push_str(&format!(",guestfwd=tcp:{guest}-cmd:{relay} relay {host}"));
+        }
+        arguments.pair("-netdev", &backend);
+        // No option ROM: nothing boots from this network.
+        arguments.pair("-device", "virtio-net-pci,netdev=lan,romfile=");
+    }
+}
+
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    fn pair(&mut self, name: &str, value: &str) {
+        self.flag(name);
+        self.0.push(value.into());
+    }
+}
+
+/// A path inside an option list: commas are doubled.
+fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+/// The command line as a person would type it, with sockets by name.
+pub fn render(program: &Path, arguments: &[String]) -> String {
+    let mut text = quote(&program.to_string_lossy());
+    for argument in arguments {
+        text.push_str(if argument.starts_with('-') { " \\\n  " } else { " " });
+        text.push_str(&quote(argument));
+    }
+    text.push('\n');
+    text
+}
+
+fn quote(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./:=,@+{}".contains(character);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition() -> QemuDefinition {
+        QemuDefinition {
+            name: "node01".into(),
+            accelerator: Accelerator::Tcg,
+            cpus: 2,
+            memory: Size::gibibytes(1),
+            firmware: Firmware::Bios,
+            uefi: None,
+            direct_kernel: Some(DirectKernel {
+                kernel: "/k".into(),
+                initramfs: "/i".into(),
+                parameters: vec!["panic=-1".into()],
+            }),
+            disks: vec![AttachedDisk { serial: "root".into(), path: "/a,b.qcow2".into(), format: "qcow2".into() }],
+            network: Network { forward: vec![22], ..Network::default() },
+            console: ConsoleDevice::Serial,
+            relay: "/bin/bootproof".into(),
+        }
+    }
+
+    fn value_of<'a>(arguments: &'a [String], name: &str) -> Vec<&'a str> {
+        arguments.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].as_str()).collect()
+    }
+
+    #[test]
+    fn a_guest_is_hermetic_unless_the_lane_asks_for_more() {
+        let mut machine = definition();
+        assert!(value_of(&machine.arguments(), "-netdev")[0].contains("restrict=on"));
+        assert!(value_of(&machine.arguments(), "-sandbox")[0].contains("spawn=deny"));
+        machine.network.internet = true;
+        assert!(value_of(&machine.arguments(), "-netdev")[0].contains("restrict=off"));
+        machine.network.none = true;
+        assert!(value_of(&machine.arguments(), "-netdev").is_empty());
+    }
+
+    #[test]
+    fn ports_are_picked_by_qemu_and_paths_are_escaped() {
+        let arguments = definition().arguments();
+        assert!(value_of(&arguments, "-netdev")[0].contains("hostfwd=tcp:127.0.0.1:0-:22"));
+        assert!(value_of(&arguments, "-blockdev")[0].contains("file.filename=/a,,b.qcow2"));
+        assert!(value_of(&arguments, "-device").iter().any(|device| device.contains("serial=root")));
+    }
+
+    #[test]
+    fn the_console_that_is_asked_for_comes_last() {
+        let mut machine = definition();
+        machine.console = ConsoleDevice::Virtio;
+        assert_eq!(value_of(&machine.arguments(), "-append"), ["console=ttyS0 console=hvc0 panic=-1"]);
+    }
+
+    #[test]
+    fn the_rendered_command_line_can_be_pasted() {
+        assert_eq!(render(Path::new("/q"), &["-append".into(), "a b".into()]), "/q \\\n  -append 'a b'\n");
+    }
+}

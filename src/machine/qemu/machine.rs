@@ -1,0 +1,201 @@
+//! A machine under QEMU, as a run drives it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+
+use super::arguments::QemuDefinition;
+use super::process::{ProcessPlace, QemuProcess};
+use super::supervisor::{Order, Supervisor};
+use crate::channel::AgentChannel;
+use crate::error::{Context, Error, Result};
+use crate::event::{Kind, Severity};
+use crate::machine::consoles::Consoles;
+use crate::machine::{Machine, MachineState};
+use crate::marker::CompiledRules;
+
+/// Everything that a machine is made of.
+pub struct QemuSetup {
+    pub program: PathBuf,
+    pub definition: QemuDefinition,
+    pub place: ProcessPlace,
+    pub rules: Arc<CompiledRules>,
+    /// Bound on what is recorded of each console, in bytes.
+    pub console_limit: u64,
+    pub state: Arc<MachineState>,
+}
+
+/// A machine under QEMU; off between a power cut and the next power-on.
+pub struct QemuMachine {
+    setup: QemuSetup,
+    consoles: Mutex<Option<Arc<Consoles>>>,
+    current: Mutex<Option<Current>>,
+    channel: std::sync::Mutex<Option<AgentChannel>>,
+}
+
+/// One power-on.
+struct Current {
+    pid: u32,
+    orders: mpsc::UnboundedSender<Order>,
+    /// Guest TCP port and the host's port that leads to it.
+    forwards: Vec<(u16, u16)>,
+    supervisor: JoinHandle<()>,
+}
+
+impl QemuMachine {
+    /// Starts the machine and lets it run.
+    pub async fn start(setup: QemuSetup) -> Result<Arc<Self>> {
+        std::fs::create_dir_all(&setup.place.evidence)
+            .infrastructure(|| format!("failed to create `{}`", setup.place.evidence.display()))?;
+        let consoles = Consoles::start(&setup.state, &setup.rules, &setup.place.evidence, setup.console_limit)?;
+        let machine = Arc::new(Self {
+            setup,
+            consoles: Mutex::new(Some(Arc::new(consoles))),
+            current: Mutex::new(None),
+            channel: std::sync::Mutex::new(None),
+        });
+        machine.switch_on("power-on").await?;
+        Ok(machine)
+    }
+
+    async fn switch_on(&self, origin: &str) -> Result<()> {
+        let mut current = self.current.lock().await;
+        if self.is_on(&current) {
+            return Err(Error::usage(format!("machine `{}` is on already", self.setup.state.name())));
+        }
+        let setup = &self.setup;
+        let consoles = self.consoles.lock().await.clone();
+        let consoles = consoles.ok_or_else(|| Error::infrastructure("the machine has ended with its run"))?;
+        let process = QemuProcess::start(&setup.program, &setup.definition, &setup.place).await?;
+        let QemuProcess { keeper, qmp, events, console, console_hvc0, agent } = process;
+        consoles.attach(console, console_hvc0)?;
+        agent.set_nonblocking(true).infrastructure(|| "failed to prepare the agent's socket".into())?;
+        let agent =
+            tokio::net::UnixStream::from_std(agent).infrastructure(|| "failed to take the agent's socket".into())?;
+        let (channel, channel_events) = AgentChannel::start(agent);
+        *self.channel.lock().expect("nobody panics while holding the channel") = Some(channel.clone());
+        setup.state.epoch_began(origin);
+        let firmware = if setup.definition.uefi.is_some() { "uefi" } else { "bios" };
+        let started = Kind::MachineStarted {
+            pid: keeper.pid(),
+            firmware: firmware.into(),
+            command_line_file: format!("machines/{}/cmdline.txt", setup.state.name()),
+        };
+        setup.state.report(Severity::Info, started);
+        let wants_forwards = !setup.definition.network.forward.is_empty();
+        let forwards = if wants_forwards { qmp.forwards().await? } else { Vec::new() };
+        for (guest_port, host_port) in forwards.iter().copied() {
+            setup.state.report(Severity::Info, Kind::ForwardOpened { guest_port, host_port });
+        }
+        qmp.resume().await?;
+        let (orders, order_queue) = mpsc::unbounded_channel();
+        let pid = keeper.pid();
+        let supervisor = Supervisor {
+            state: setup.state.clone(),
+            consoles,
+            channel,
+            channel_events,
+            qmp,
+            events,
+            orders: order_queue,
+            stderr: setup.place.stderr(),
+        };
+        *current = Some(Current { pid, orders, forwards, supervisor: tokio::spawn(supervisor.run(keeper)) });
+        Ok(())
+    }
+
+    fn is_on(&self, current: &Option<Current>) -> bool {
+        current.as_ref().is_some_and(|current| !current.supervisor.is_finished())
+    }
+
+    async fn order<T>(&self, make: impl FnOnce(tokio::sync::oneshot::Sender<Result<T>>) -> Order) -> Result<T> {
+        let off = || Error::usage(format!("machine `{}` is off", self.setup.state.name()));
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        {
+            let current = self.current.lock().await;
+            let current = current.as_ref().ok_or_else(off)?;
+            current.orders.send(make(sender)).map_err(|_| off())?;
+        }
+        answer.await.map_err(|_| off())?
+    }
+
+    /// Kills QEMU for a reason and waits until it is gone.
+    async fn kill(&self, make: fn() -> Order) -> Result<()> {
+        let mut current = self.current.lock().await;
+        if let Some(Current { orders, supervisor, .. }) = current.take() {
+            // A supervisor that takes no orders any more has seen its machine end.
+            let _ = orders.send(make());
+            supervisor.await.infrastructure(|| format!("the supervisor of `{}` failed", self.setup.state.name()))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the recording; the machine's sockets are free afterwards.
+    async fn finish_consoles(&self) {
+        if let Some(consoles) = self.consoles.lock().await.take().and_then(Arc::into_inner) {
+            consoles.finish().await;
+        }
+    }
+}
+
+impl Machine for QemuMachine {
+    fn channel(&self) -> Option<AgentChannel> {
+        self.channel.lock().expect("nobody panics while holding the channel").clone()
+    }
+
+    fn press_power_button(&self) -> BoxFuture<'_, Result<()>> {
+        self.order(Order::PressPowerButton).boxed()
+    }
+
+    fn reset(&self) -> BoxFuture<'_, Result<()>> {
+        self.order(Order::Reset).boxed()
+    }
+
+    fn cut(&self) -> BoxFuture<'_, Result<()>> {
+        self.kill(|| Order::Cut).boxed()
+    }
+
+    fn power_on(&self) -> BoxFuture<'_, Result<()>> {
+        self.switch_on("power-on").boxed()
+    }
+
+    fn end(&self) -> BoxFuture<'_, Result<()>> {
+        async {
+            let ended = self.kill(|| Order::End).await;
+            self.finish_consoles().await;
+            ended.and(self.setup.place.keep_stderr())
+        }
+        .boxed()
+    }
+
+    fn keep(&self, folder: PathBuf) -> BoxFuture<'_, Result<u32>> {
+        async move {
+            let Some(Current { pid, orders, forwards, supervisor }) = self.current.lock().await.take() else {
+                return Err(Error::usage(format!(
+                    "machine `{}` is off: there is nothing to keep",
+                    self.setup.state.name()
+                )));
+            };
+            let (sender, keeper) = tokio::sync::oneshot::channel();
+            let gone = || {
+                Error::infrastructure(format!("machine `{}` ended before it could be kept", self.setup.state.name()))
+            };
+            orders.send(Order::HandOver(sender)).map_err(|_| gone())?;
+            let keeper = keeper.await.map_err(|_| gone())?;
+            let _ = supervisor.await;
+            *self.channel.lock().expect("nobody panics while holding the channel") = None;
+            self.finish_consoles().await;
+            let place = &self.setup.place;
+            place.keep_stderr()?;
+            let consoles =
+                ["console", "console-hvc0"].map(|name| (place.socket(name), folder.join(format!("{name}.raw"))));
+            keeper.keep(consoles.to_vec(), self.setup.console_limit, forwards).await?;
+            Ok(pid)
+        }
+        .boxed()
+    }
+}

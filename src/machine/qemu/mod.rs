@@ -1,0 +1,23 @@
+//! The QEMU backend.
+//!
+//! `arguments` is the pure command line, `process` a started QEMU with its sockets, `qmp` its monitor, `machine` the
+//! `Machine` that a run drives, `firmware` the UEFI files of the host.
+
+mod arguments;
+pub mod firmware;
+mod machine;
+mod process;
+mod qmp;
+mod supervisor;
+
+pub use arguments::{AttachedDisk, DirectKernel, QemuDefinition, render};
+pub use machine::{QemuMachine, QemuSetup};
+pub use process::{ProcessPlace, QemuProcess};
+pub use qmp::Qmp;
+
+use std::path::PathBuf;
+
+/// The QEMU program for this host's architecture; `BOOTPROOF_QEMU` overrides it.
+pub fn program() -> PathBuf {
+    std::env::var_os("BOOTPROOF_QEMU").map_or_else(|| PathBuf::from("qemu-system-x86_64"), PathBuf::from)
+}

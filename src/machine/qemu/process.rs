@@ -1,0 +1,121 @@
+//! One QEMU process, paused, with all its sockets connected: nothing that it will ever print can be missed.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use qapi::qmp::Event;
+use tokio::sync::mpsc;
+
+use super::arguments::{QemuDefinition, SOCKETS, render};
+use super::qmp::Qmp;
+use crate::error::{Context, Error, Result};
+use crate::machine::keeper::{Keeper, KeeperSpec, SocketSpec};
+use crate::machine::registry::MachineRecord;
+
+/// Where a process keeps what belongs to it.
+#[derive(Clone, Debug)]
+pub struct ProcessPlace {
+    /// Short (unix socket paths end at 108 bytes) and this machine's own.
+    pub runtime: PathBuf,
+    /// Command line and QMP record go here: the machine's folder in the proof root.
+    pub evidence: PathBuf,
+    pub record_path: PathBuf,
+    /// Its process numbers are filled in by the keeper.
+    pub record: MachineRecord,
+    /// Removed by the keeper if the run is gone when the machine ends.
+    pub cleanup: Vec<PathBuf>,
+}
+
+impl ProcessPlace {
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.runtime.join(format!("{name}.sock"))
+    }
+
+    /// The file that takes QEMU's standard error. Not in the proof: a machine that is kept may write to it after the seal.
+    pub fn stderr(&self) -> PathBuf {
+        self.runtime.join("qemu.stderr")
+    }
+
+    /// Keeps what QEMU has said so far with the evidence, if it said anything.
+    pub fn keep_stderr(&self) -> Result<()> {
+        let said = fs::read(self.stderr()).unwrap_or_default();
+        if said.is_empty() {
+            return Ok(());
+        }
+        let path = self.evidence.join("qemu.stderr");
+        fs::write(&path, said).infrastructure(|| format!("failed to write `{}`", path.display()))
+    }
+}
+
+/// A started QEMU. The guest is paused until `qmp.resume()`.
+pub struct QemuProcess {
+    pub keeper: Keeper,
+    pub qmp: Qmp,
+    pub events: mpsc::UnboundedReceiver<Event>,
+    pub console: UnixStream,
+    pub console_hvc0: UnixStream,
+    pub agent: UnixStream,
+}
+
+impl QemuProcess {
+    pub async fn start(program: &Path, definition: &QemuDefinition, place: &ProcessPlace) -> Result<Self> {
+        let arguments = definition.arguments();
+        fs::create_dir_all(&place.evidence)
+            .and_then(|()| fs::write(place.evidence.join("cmdline.txt"), render(program, &arguments)))
+            .infrastructure(|| format!("failed to write to `{}`", place.evidence.display()))?;
+        for name in SOCKETS {
+            // Left by the same machine's earlier process, if its power was cut.
+            let _ = fs::remove_file(place.socket(name));
+        }
+        let _ = fs::remove_file(place.socket("keeper"));
+        let spec = KeeperSpec {
+            program: program.into(),
+            arguments,
+            sockets: SOCKETS.iter().map(|name| SocketSpec { name: (*name).into(), path: place.socket(name) }).collect(),
+            stderr: place.stderr(),
+            control: place.socket("keeper"),
+            record_path: place.record_path.clone(),
+            record: place.record.clone(),
+            cleanup: place.cleanup.clone(),
+        };
+        let mut keeper = Keeper::start(&spec).await?;
+        match Self::connect(place).await {
+            Ok((qmp, events, console, console_hvc0, agent)) => {
+                Ok(Self { keeper, qmp, events, console, console_hvc0, agent })
+            }
+            Err(error) => {
+                keeper.kill().await;
+                keeper.exited().await;
+                Err(explain(error, &place.stderr()))
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity)]
+    async fn connect(
+        place: &ProcessPlace,
+    ) -> Result<(Qmp, mpsc::UnboundedReceiver<Event>, UnixStream, UnixStream, UnixStream)> {
+        // QEMU inherited sockets that were listening already, so connecting never has to be tried twice.
+        let connect = |name: &str| {
+            UnixStream::connect(place.socket(name))
+                .infrastructure(|| format!("failed to connect to QEMU's `{name}` socket"))
+        };
+        let (console, console_hvc0, agent) = (connect("console")?, connect("console-hvc0")?, connect("agent")?);
+        let monitor = tokio::net::UnixStream::connect(place.socket("qmp"))
+            .await
+            .infrastructure(|| "failed to connect to QEMU's monitor".into())?;
+        let (qmp, events) = Qmp::connect(monitor, &place.evidence.join("qmp.jsonl")).await?;
+        Ok((qmp, events, console, console_hvc0, agent))
+    }
+}
+
+/// What QEMU itself said is the best explanation of why it went away.
+fn explain(error: Error, stderr: &Path) -> Error {
+    let said = fs::read_to_string(stderr).unwrap_or_default();
+    let said: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    match said.last() {
+        Some(line) => Error::infrastructure(format!("failed to start QEMU: it said `{line}`")).with_source(error),
+        None => error,
+    }
+}

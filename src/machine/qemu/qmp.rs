@@ -1,0 +1,167 @@
+//! QMP: the `qapi` crate speaks it; this keeps a record of every line and shields the crate from events that it does not
+//! know yet, which would end its stream.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use futures_util::StreamExt;
+use qapi::futures::{QapiService, QmpStreamTokio};
+use qapi::qmp::{self, Event};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use crate::error::{Context, Error, Result};
+
+type Service = QapiService<QmpStreamTokio<WriteHalf<DuplexStream>>>;
+
+/// A QMP session. Events arrive on the receiver that `connect` gives; it ends when QEMU's side is closed.
+pub struct Qmp {
+    service: Service,
+}
+
+impl Qmp {
+    /// Negotiates over a connected monitor socket; every line in either direction is appended to `record`.
+    pub async fn connect(stream: UnixStream, record: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>)> {
+        let record = File::options().create(true).append(true).open(record);
+        let record = record.infrastructure(|| "failed to open the QMP record".into())?;
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        tokio::spawn(carry(stream, theirs, record));
+        let (read, write) = tokio::io::split(ours);
+        let negotiation = QmpStreamTokio::<ReadHalf<DuplexStream>>::open_split(read, write)
+            .await
+            .infrastructure(|| "failed to hear QEMU's monitor".into())?;
+        // Without out-of-band commands answers come in order, whatever the version.
+        let stream =
+            negotiation.negotiate().await.infrastructure(|| "failed to negotiate with QEMU's monitor".into())?;
+        let (service, mut events) = stream.into_parts();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(event)) = events.next().await {
+                if sender.send(event).is_err() {
+                    // Nobody listens; the stream still has to be driven for the answers.
+                    while events.next().await.is_some() {}
+                }
+            }
+        });
+        Ok((Self { service }, receiver))
+    }
+
+    /// Lets the guest run.
+    pub async fn resume(&self) -> Result<()> {
+        self.service.execute(qmp::cont {}).await.map(drop).map_err(|error| failed("cont", error))
+    }
+
+    /// Presses the power button.
+    pub async fn press_power_button(&self) -> Result<()> {
+        self.service
+            .execute(qmp::system_powerdown {})
+            .await
+            .map(drop)
+            .map_err(|error| failed("system_powerdown", error))
+    }
+
+    /// Pulls the reset line.
+    pub async fn reset(&self) -> Result<()> {
+        self.service.execute(qmp::system_reset {}).await.map(drop).map_err(|error| failed("system_reset", error))
+    }
+
+    /// The host ports that QEMU picked: (guest port, host port).
+    pub async fn forwards(&self) -> Result<Vec<(u16, u16)>> {
+        let command = qmp::human_monitor_command { command_line: "info usernet".into(), cpu_index: None };
+        let table = self.service.execute(command).await.map_err(|error| failed("info usernet", error))?;
+        Ok(parse_forwards(&table))
+    }
+}
+
+fn failed(command: &str, error: qapi::ExecuteError) -> Error {
+    Error::infrastructure(format!("QEMU refused `{command}`")).with_source(error.to_string())
+}
+
+/// Rows look like `  TCP[HOST_FORWARD]  13  127.0.0.1 35529  10.0.2.15  22  0  0`.
+fn parse_forwards(table: &str) -> Vec<(u16, u16)> {
+    table
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                ["TCP[HOST_FORWARD]", _, _, host_port, _, guest_port, ..] => {
+                    Some((guest_port.parse().ok()?, host_port.parse().ok()?))
+                }
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+/// Carries lines between QEMU and the crate, writing each down.
+async fn carry(qemu: UnixStream, crate_side: DuplexStream, mut record: File) {
+    let (from_qemu, mut to_qemu) = qemu.into_split();
+    let (from_crate, mut to_crate) = tokio::io::split(crate_side);
+    let mut from_qemu = BufReader::new(from_qemu).lines();
+    let mut from_crate = BufReader::new(from_crate).lines();
+    let mut crate_speaks = true;
+    loop {
+        let alive = tokio::select! {
+            line = from_qemu.next_line() => match line {
+                Ok(Some(line)) => {
+                    write_down(&mut record, "qemu", &line);
+                    !is_understood(&line) || send(&mut to_crate, &line).await
+                }
+                Ok(None) | Err(_) => false,
+            },
+            line = from_crate.next_line(), if crate_speaks => match line {
+                Ok(Some(line)) => {
+                    write_down(&mut record, "bootproof", &line);
+                    send(&mut to_qemu, &line).await
+                }
+                Ok(None) | Err(_) => {
+                    crate_speaks = false;
+                    true
+                }
+            },
+        };
+        if !alive {
+            return;
+        }
+    }
+}
+
+async fn send(stream: &mut (impl AsyncWriteExt + Unpin), line: &str) -> bool {
+    let mut bytes = line.as_bytes().to_vec();
+    bytes.push(b'\n');
+    stream.write_all(&bytes).await.is_ok()
+}
+
+/// The record is evidence of how we drove QEMU; the verdict does not stand on it, so a failure to write is no failure.
+fn write_down(record: &mut File, from: &str, line: &str) {
+    let at = jiff::Timestamp::now();
+    let entry = format!("{{\"at\":\"{at:.6}\",\"from\":\"{from}\",\"message\":{line}}}\n");
+    let _ = record.write_all(entry.as_bytes());
+}
+
+/// False for an event that this version of the crate cannot read.
+fn is_understood(line: &str) -> bool {
+    !line.contains("\"event\"")
+        || serde_json::from_str::<serde_json::Value>(line)
+            .is_ok_and(|value| value.get("event").is_none() || serde_json::from_value::<Event>(value).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwards_are_read_back_from_the_table() {
+        let table = "Hub -1 (lan):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n  TCP[HOST_FORWARD]  13       127.0.0.1 35529       10.0.2.15    22     0     0\r\n  UDP[236 sec]  50  10.0.2.15 68 10.0.2.2 67 0 0\r\n";
+        assert_eq!(parse_forwards(table), [(22, 35529)]);
+    }
+
+    #[test]
+    fn an_unknown_event_is_kept_from_the_crate() {
+        assert!(is_understood(r#"{"return": {"event": 1}}"#));
+        assert!(is_understood(r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}"#));
+        assert!(!is_understood(r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "FROM_THE_FUTURE"}"#));
+    }
+}

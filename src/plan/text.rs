@@ -1,0 +1,277 @@
+//! Lanes and plans as text for people. What is printed here is all in the JSON as well.
+
+use std::fmt::Write as _;
+
+use super::model::{Accelerator, AcceleratorRequest, ImageSource, LockState, Plan};
+use crate::lane::model::{
+    Action, Backend, Command, Expected, Firmware, Lane, Machine, PowerAction, SecretSource, Step, Tier,
+};
+use crate::lane::units::{Size, Span};
+
+macro_rules! names {
+    ($type:ty { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.pad(match self { $(Self::$variant => $name),+ })
+            }
+        }
+    };
+}
+
+names!(ImageSource { Tiny => "tiny", Debian => "debian", Nix => "nix", Disk => "disk" });
+names!(AcceleratorRequest { Auto => "auto", Kvm => "kvm", Tcg => "tcg" });
+names!(Accelerator { Kvm => "kvm", Tcg => "tcg" });
+names!(Tier { Host => "host", Single => "single", Site => "site", Full => "full" });
+names!(PowerAction { Shutdown => "shutdown", AwaitOff => "await-off", Cut => "cut", Reset => "reset", On => "on" });
+
+/// An action on one line: `exec etcdctl endpoint health`.
+pub fn action_text(action: &Action) -> String {
+    let text = match action {
+        Action::Expect { expectations, forbid } => {
+            let mut parts: Vec<String> = expectations
+                .iter()
+                .map(|expectation| match &expectation.what {
+                    Expected::Marker { name, arguments } => {
+                        let arguments: String =
+                            arguments.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+                        format!("marker {name}{arguments}")
+                    }
+                    Expected::Console { pattern } => format!("line /{pattern}/"),
+                })
+                .collect();
+            parts.extend(forbid.iter().map(|marker| format!("never {marker}")));
+            format!("expect {}", parts.join(", "))
+        }
+        Action::Exec { command } => format!("exec {}", command_text(command)),
+        Action::Host { command } => format!("host {}", command_text(command)),
+        Action::Script { command } => format!("script {}", command_text(command)),
+        Action::Http { url, method, status, .. } => format!("http {method} {url} answers {status}"),
+        Action::Tcp { address, .. } => format!("tcp {address}"),
+        Action::CopyIn { from, to } => format!("copy {} to guest:{to}", from.display()),
+        Action::CopyOut { from, to } => format!("copy guest:{from} to {}", to.display()),
+        Action::Power { action } => format!("power {action}"),
+        Action::Reboot {} => "reboot".into(),
+        Action::Hold { duration } => format!("hold {duration}"),
+        Action::Parallel { steps } => {
+            let steps: Vec<String> = steps.iter().map(|step| action_text(&step.action)).collect();
+            format!("parallel [{}]", steps.join(" | "))
+        }
+    };
+    let mut line: String = visible(&text.replace('\n', " ")).chars().take(400).collect();
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// As people read it, and without the blank that would make two words of it.
+fn approximate(size: Size) -> String {
+    bytesize::ByteSize(size.bytes()).to_string().replace(' ', "")
+}
+
+/// A lane's values may hold anything, and this goes to a terminal: only line feeds stay of what controls one.
+fn visible(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() && character != '\n' { ' ' } else { character }).collect()
+}
+
+fn command_text(command: &Command) -> String {
+    let words: Vec<String> = command
+        .argv
+        .iter()
+        .map(|word| match word.contains(char::is_whitespace) || word.is_empty() {
+            true => format!("'{}'", first_line(word)),
+            false => word.clone(),
+        })
+        .collect();
+    words.join(" ")
+}
+
+/// A script's first line stands for it; several on one line would read as one command.
+fn first_line(word: &str) -> String {
+    let mut lines = word.lines().filter(|line| !line.trim().is_empty());
+    let first = lines.next().unwrap_or_default();
+    if lines.next().is_some() { format!("{first} …") } else { first.into() }
+}
+
+/// The lane as `lane show` prints it.
+pub fn lane_text(lane: &Lane) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{}: {}", lane.name, lane.summary);
+    if let Some(profile) = &lane.profile {
+        let _ = writeln!(text, "  profile   {profile}");
+    }
+    let _ = writeln!(text, "  tier      {}", lane.tier);
+    let _ = writeln!(text, "  deadline  {}", lane.deadline);
+    let requires = requirements(lane);
+    if !requires.is_empty() {
+        let _ = writeln!(text, "  requires  {}", requires.join(", "));
+    }
+    if let Some(score) = lane.minimum_score {
+        let _ = writeln!(text, "  score     at least {score}%");
+    }
+    secrets_text(&mut text, lane);
+    machines_text(&mut text, lane);
+    let bounds: Vec<Span> = lane.steps.iter().map(|step| step.within).collect();
+    steps_text(&mut text, lane, &bounds);
+    if !lane.controls.is_empty() {
+        text.push_str("\ncontrols (each must fail at its gate)\n");
+        let width = lane.controls.keys().map(String::len).max().unwrap_or(0);
+        for (name, control) in &lane.controls {
+            let summary = control.summary.as_deref().map(|summary| format!("  {summary}")).unwrap_or_default();
+            let _ = writeln!(text, "  {name:width$}  fails at {}{summary}", control.fails_at);
+        }
+    }
+    visible(&text)
+}
+
+/// The plan as `plan` prints it.
+pub fn plan_text(plan: &Plan) -> String {
+    let lane = &plan.lane;
+    let mut text = String::new();
+    let _ = writeln!(text, "plan of {}: {}", lane.name, lane.summary);
+    let _ = writeln!(text, "  digest       {}", plan.digest());
+    if let Some(control) = &plan.control {
+        let gate = lane.controls.get(control).map_or("", |control| control.fails_at.as_str());
+        let _ = writeln!(text, "  control      {control}: must fail at {gate}");
+    }
+    let accelerator = &plan.accelerator;
+    let (requested, factor) = (accelerator.requested, accelerator.deadline_factor);
+    let _ = match accelerator.mode {
+        Some(mode) => writeln!(text, "  accelerator  {mode} (requested {requested}, deadlines times {factor})"),
+        None => writeln!(
+            text,
+            "  accelerator  unproven: the run proves it first, and stretches deadlines if need be (requested {requested})"
+        ),
+    };
+    let _ = writeln!(text, "  deadline     {}", plan.deadline);
+    let _ = writeln!(text, "  memory       {} for guests", plan.memory_peak);
+    let _ = writeln!(text, "  disk         {} at most", approximate(plan.disk_peak));
+    let requires = requirements(lane);
+    if !requires.is_empty() {
+        let _ = writeln!(text, "  requires     {}", requires.join(", "));
+    }
+    secrets_text(&mut text, lane);
+    if !plan.images.is_empty() {
+        text.push_str("\nimages\n");
+        let width = plan.images.keys().map(String::len).max().unwrap_or(0);
+        for (name, image) in &plan.images {
+            let state = if image.present {
+                "there already".to_owned()
+            } else {
+                format!("to be built, {} of disk at most", approximate(image.build_disk))
+            };
+            let lock = match image.lock {
+                LockState::Locked => ", locked",
+                LockState::Drifted => ", newer than the image lock",
+                LockState::Unlocked => ", not in the image lock",
+                LockState::NotNeeded => "",
+            };
+            let digest = image.digest.as_ref().unwrap_or(&image.recipe_digest);
+            let _ = writeln!(text, "  {name:width$}  {}  {}  {state}{lock}", image.source, shortened(digest));
+        }
+    }
+    machines_text(&mut text, lane);
+    steps_text(&mut text, lane, &plan.step_deadlines);
+    visible(&text)
+}
+
+fn shortened(digest: &str) -> &str {
+    digest.get(..19).unwrap_or(digest)
+}
+
+fn requirements(lane: &Lane) -> Vec<String> {
+    let requires = &lane.requires;
+    let mut parts = Vec::new();
+    if requires.kvm {
+        parts.push("kvm".into());
+    }
+    if requires.nested {
+        parts.push("nested machines".into());
+    }
+    parts.extend(requires.arch.clone());
+    parts.extend(requires.memory.map(|memory| format!("{memory} of memory")));
+    parts.extend(requires.tools.iter().cloned());
+    parts
+}
+
+fn secrets_text(text: &mut String, lane: &Lane) {
+    if lane.secrets.is_empty() {
+        return;
+    }
+    text.push_str("\nsecrets\n");
+    for (name, source) in &lane.secrets {
+        let source = match source {
+            SecretSource::Environment { variable } => format!("from the environment variable {variable}"),
+            SecretSource::File { path } => format!("from the file {}", path.display()),
+            SecretSource::Generated {} => "made anew for the run".into(),
+        };
+        let _ = writeln!(text, "  {name}  {source}");
+    }
+}
+
+fn machines_text(text: &mut String, lane: &Lane) {
+    if lane.machines.is_empty() {
+        return;
+    }
+    text.push_str("\nmachines\n");
+    for (name, machine) in &lane.machines {
+        let _ = writeln!(text, "  {name}  {}", machine_text(machine));
+    }
+}
+
+fn machine_text(machine: &Machine) -> String {
+    if machine.backend == Backend::Recorder {
+        let recording = machine.recording.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        return format!("plays {recording}");
+    }
+    let mut parts = vec![
+        format!("image {}", machine.image),
+        format!("{} {}", machine.cpus, if machine.cpus == 1 { "cpu" } else { "cpus" }),
+        machine.memory.to_string(),
+        match machine.firmware {
+            Firmware::Bios => "bios".into(),
+            Firmware::Uefi => "uefi".into(),
+        },
+    ];
+    parts.extend(machine.disks.iter().map(|disk| format!("disk {} {}", disk.name, disk.size)));
+    let network = &machine.network;
+    if network.none {
+        parts.push("no network".into());
+    }
+    if network.internet {
+        parts.push("may reach the internet".into());
+    }
+    parts.extend(network.forward.iter().map(|port| format!("port {port} from the host")));
+    parts.extend(network.services.iter().map(|(guest, host)| format!("{guest} is the host's {host}")));
+    if !machine.kernel_parameters.is_empty() {
+        parts.push(format!("kernel parameters {}", machine.kernel_parameters.join(" ")));
+    }
+    parts.join(", ")
+}
+
+fn steps_text(text: &mut String, lane: &Lane, bounds: &[Span]) {
+    text.push_str("\nsteps\n");
+    let width = lane.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
+    for (index, (step, bound)) in lane.steps.iter().zip(bounds).enumerate() {
+        let _ = writeln!(text, "  {:>2}  {:width$}  {}", index + 1, step.name, step_text(lane, step, *bound));
+    }
+}
+
+fn step_text(lane: &Lane, step: &Step, bound: Span) -> String {
+    let mut line = action_text(&step.action);
+    let everywhere = step.on.len() == lane.machines.len();
+    if !step.on.is_empty() && !everywhere {
+        let _ = write!(line, " on {}", step.on.join(", "));
+    }
+    if !matches!(step.action, Action::Hold { .. }) {
+        let _ = write!(line, " within {bound}");
+    }
+    if step.always {
+        line.push_str(", always");
+    }
+    if let Some(gate) = &step.gate {
+        let _ = match gate.hard {
+            true => write!(line, "  [gate {}]", gate.name),
+            false => write!(line, "  [gate {}, weight {}]", gate.name, gate.weight),
+        };
+    }
+    line
+}

@@ -1,0 +1,185 @@
+//! A plan against this host.
+
+use std::path::Path;
+
+use super::host;
+use crate::event::Finding;
+use crate::lane::model::{Backend, Firmware};
+use crate::lane::units::Size;
+use crate::machine::{qemu, registry};
+use crate::plan::model::{Accelerator, AcceleratorRequest, Plan};
+
+/// QEMU before this lacks what the machines' command lines use.
+const OLDEST_QEMU: (u32, u32) = (7, 0);
+
+/// What the checks need beside the plan.
+pub struct PreflightInputs<'a> {
+    pub work_root: &'a Path,
+    /// First line of `qemu --version`; `None` when there is no QEMU.
+    pub qemu_version: Option<&'a str>,
+    /// What the proof of the accelerator says.
+    pub accelerator: Accelerator,
+    pub accelerator_detail: &'a str,
+    /// What the images' rooms miss (`image::missing_tools`).
+    pub image_findings: Vec<Finding>,
+}
+
+/// Everything that speaks against starting; empty, or nothing blocking in it, means go.
+pub fn check(plan: &Plan, inputs: &PreflightInputs<'_>) -> Vec<Finding> {
+    let mut findings = inputs.image_findings.clone();
+    let needs_qemu = plan.lane.machines.values().any(|machine| machine.backend == Backend::Qemu);
+    if needs_qemu {
+        check_qemu(plan, inputs, &mut findings);
+        check_accelerator(plan, inputs, &mut findings);
+    }
+    check_requirements(plan, &mut findings);
+    check_memory(plan, inputs, &mut findings);
+    check_disk(plan, inputs, &mut findings);
+    check_work_root(inputs, &mut findings);
+    findings
+}
+
+fn blocking(check: &str, message: String, remedy: &str) -> Finding {
+    Finding { check: check.into(), blocking: true, message, remedy: Some(remedy.into()) }
+}
+
+fn check_qemu(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
+    match inputs.qemu_version {
+        None => findings.push(blocking(
+            "qemu",
+            format!("`{}` was not found", qemu::program().display()),
+            "install QEMU (Debian and Ubuntu: `apt-get install qemu-system-x86`)",
+        )),
+        Some(line) => match host::parse_qemu_version(line) {
+            Some(version) if version >= OLDEST_QEMU => {}
+            Some((major, minor)) => findings.push(blocking(
+                "qemu",
+                format!("QEMU {major}.{minor} is older than {}.{}", OLDEST_QEMU.0, OLDEST_QEMU.1),
+                "install a newer QEMU (on Debian: from backports)",
+            )),
+            None => findings.push(Finding {
+                check: "qemu".into(),
+                blocking: false,
+                message: format!("QEMU's version cannot be read from `{line}`"),
+                remedy: None,
+            }),
+        },
+    }
+    let uefi = plan.lane.machines.values().any(|machine| machine.firmware == Firmware::Uefi);
+    if uefi && qemu::firmware::uefi().is_none() {
+        findings.push(blocking(
+            "firmware",
+            "a machine boots by UEFI, and no OVMF firmware was found".into(),
+            "install it (Debian and Ubuntu: `apt-get install ovmf`) or set BOOTPROOF_OVMF_CODE and BOOTPROOF_OVMF_VARS",
+        ));
+    }
+}
+
+fn check_accelerator(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
+    let wanted = plan.accelerator.requested == AcceleratorRequest::Kvm || plan.lane.requires.kvm;
+    if wanted && inputs.accelerator != Accelerator::Kvm {
+        findings.push(blocking(
+            "accelerator",
+            format!("KVM is asked for and does not work here: {}", inputs.accelerator_detail),
+            "run with `--accel auto` or `--accel tcg`, or on a host whose KVM boots a guest",
+        ));
+    }
+    if plan.lane.requires.nested && !host::nested_kvm() {
+        findings.push(blocking(
+            "nested",
+            "the lane needs guests that start guests, and nested KVM is off or absent".into(),
+            "load the KVM module with `nested=1`, or run on another host",
+        ));
+    }
+}
+
+fn check_requirements(plan: &Plan, findings: &mut Vec<Finding>) {
+    if let Some(wanted) = &plan.lane.requires.arch {
+        let here = host::architecture();
+        if *wanted != here {
+            findings.push(blocking(
+                "arch",
+                format!("the lane needs `{wanted}`, and this host is `{here}`"),
+                "run it on such a host",
+            ));
+        }
+    }
+    for tool in &plan.lane.requires.tools {
+        if host::find_command(tool).is_none() {
+            findings.push(blocking(
+                "tools",
+                format!("the lane needs `{tool}`, which is not in the search path"),
+                "install it, or add its folder to PATH",
+            ));
+        }
+    }
+}
+
+fn check_memory(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
+    let wanted = plan.memory_peak.max(plan.lane.requires.memory.unwrap_or_default());
+    let live = registry::live(inputs.work_root).unwrap_or_default();
+    if let Some(available) = host::available_memory()
+        && wanted.bytes() > available
+    {
+        let others = match live.len() {
+            0 => String::new(),
+            count => format!("; {count} other machines are up (`bootproof ps`)"),
+        };
+        findings.push(blocking(
+            "memory",
+            format!("the machines need {wanted}, and {} are available{others}", mebibytes(available)),
+            "stop something, or give the machines less (`--set machines.NAME.memory=...`)",
+        ));
+    }
+    if let Some(limit) = plan.lane.budget.memory
+        && plan.memory_peak > limit
+    {
+        findings.push(blocking(
+            "memory",
+            format!("the machines need {}, and the lane's budget is {limit}", plan.memory_peak),
+            "raise `budget.memory`, or give the machines less",
+        ));
+    }
+}
+
+fn check_disk(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
+    if let Some(free) = host::free_disk(inputs.work_root)
+        && plan.disk_peak.bytes() > free
+    {
+        findings.push(blocking(
+            "disk",
+            format!(
+                "the run may take {} under `{}`, and {} are free",
+                plan.disk_peak,
+                inputs.work_root.display(),
+                mebibytes(free)
+            ),
+            "free some space, or point `--work-root` to where there is more",
+        ));
+    }
+    if let Some(limit) = plan.lane.budget.disk
+        && plan.disk_peak > limit
+    {
+        findings.push(blocking(
+            "disk",
+            format!("the run may take {}, and the lane's budget is {limit}", plan.disk_peak),
+            "raise `budget.disk`, or make the disks smaller",
+        ));
+    }
+}
+
+fn check_work_root(inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
+    let root = inputs.work_root;
+    let outcome = std::fs::create_dir_all(root).and_then(|()| tempfile::tempfile_in(root).map(drop));
+    if let Err(error) = outcome {
+        findings.push(blocking(
+            "work-root",
+            format!("the work root `{}` cannot be written: {error}", root.display()),
+            "point `--work-root` (or BOOTPROOF_WORK_ROOT) to a folder that can",
+        ));
+    }
+}
+
+fn mebibytes(bytes: u64) -> Size {
+    Size(bytes >> 20 << 20)
+}

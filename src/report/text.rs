@@ -1,0 +1,80 @@
+//! Small renderings that every report shares: texts that can be shown, lengths of time, amounts of bytes.
+
+use crate::text::{is_safe, sanitize};
+
+/// Whether a character is shown within a line and does nothing else: safe for a terminal, and not among those that XML
+/// or editors stumble over.
+pub fn is_harmless(character: char) -> bool {
+    is_safe(character) && !matches!(character, '\n' | '\t' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+}
+
+/// One line that can be shown anywhere: escape sequences are taken out, line ends and tabs become spaces, whatever else
+/// is not harmless becomes U+FFFD.
+pub fn one_line(text: &str) -> String {
+    sanitize(text)
+        .chars()
+        .map(|character| match character {
+            '\n' | '\t' => ' ',
+            character if is_harmless(character) => character,
+            _ => char::REPLACEMENT_CHARACTER,
+        })
+        .collect()
+}
+
+/// `text`, cut to `limit` characters with an ellipsis where it is longer.
+pub fn shorten(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        None => text.to_owned(),
+        Some(_) => {
+            let keep = text.char_indices().nth(limit.saturating_sub(1)).map_or(0, |(at, _)| at);
+            format!("{}…", &text[..keep])
+        }
+    }
+}
+
+/// A length of time as people read it: `850ms`, `2.3s`, `61.0s`, `5m 02s`, `1h 04m 05s`.
+pub fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    match milliseconds {
+        0..1000 => format!("{milliseconds}ms"),
+        1000..120_000 => format!("{seconds}.{}s", milliseconds % 1000 / 100),
+        120_000..3_600_000 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {:02}m {:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60),
+    }
+}
+
+/// Time since the run began, for timelines: seconds with three decimals.
+pub fn since_start(nanoseconds: u64) -> String {
+    format!("{}.{:03}s", nanoseconds / 1_000_000_000, nanoseconds / 1_000_000 % 1000)
+}
+
+/// `1 marker`, `2 markers`.
+pub fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// An amount of bytes as people read it.
+pub fn bytes(amount: u64) -> String {
+    bytesize::ByteSize(amount).display().iec().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(shorten("grün", 4), "grün");
+        assert_eq!(shorten("grüner", 4), "grü…");
+        assert_eq!(shorten("ab", 0), "…");
+        assert_eq!(shorten("", 0), "");
+    }
+
+    #[test]
+    fn lengths_of_time_are_read_at_a_glance() {
+        let read: Vec<String> =
+            [0, 999, 1000, 2349, 119_999, 120_000, 302_500, 3_845_000].into_iter().map(duration).collect();
+        assert_eq!(read, ["0ms", "999ms", "1.0s", "2.3s", "119.9s", "2m 00s", "5m 02s", "1h 04m 05s"]);
+        assert_eq!(since_start(12_003_999_999), "12.003s");
+    }
+}

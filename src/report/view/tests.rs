@@ -1,0 +1,84 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::sample::{self, LogBuilder};
+use crate::event::{MarkerStanding, Outcome, Verdict};
+use crate::report::verdict::{Decision, decide, verdict};
+
+proptest! {
+    #[test]
+    fn any_log_in_any_order_folds_and_has_a_verdict(events in sample::any_log()) {
+        let mut view = View::default();
+        for event in &events {
+            view.apply(event);
+            let Decision { verdict, .. } = verdict(&view);
+            // Nothing but a closing event makes a verdict, and trouble is never forgotten.
+            prop_assert_eq!(verdict == Verdict::Incomplete, view.closed.is_none() || view.events_after_closing > 0);
+            if view.troubles.iter().any(|trouble| trouble.decisive) {
+                prop_assert_ne!(decide(&view).verdict, Verdict::Passed);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_a_whole_log_has_a_verdict() {
+    for (name, events) in sample::all() {
+        for length in 0..events.len() {
+            let prefix = View::of(&events[..length]);
+            assert_eq!(verdict(&prefix).verdict, Verdict::Incomplete, "{name}, the first {length} events");
+        }
+        assert_ne!(verdict(&View::of(&events)).verdict, Verdict::Incomplete, "{name}");
+    }
+}
+
+#[test]
+fn a_cut_log_never_passes_even_if_someone_closes_it() {
+    for (name, events) in sample::all() {
+        for length in 0..events.len() - 1 {
+            let mut view = View::of(&events[..length]);
+            view.apply(events.last().unwrap());
+            if verdict(&view).verdict == Verdict::Passed {
+                // What comes after the last gate and step decides nothing.
+                assert!(view.steps.values().all(|step| step.outcome == Some(Outcome::Passed)), "{name} {length}");
+                assert!(view.gates.iter().all(|gate| gate.outcome == Outcome::Passed), "{name} {length}");
+            }
+        }
+    }
+}
+
+#[test]
+fn markers_belong_to_the_step_that_waited_for_them() {
+    let view = View::of(&sample::passed());
+    let node = &view.machines["node01"];
+    let seen: Vec<(&str, Option<&str>)> =
+        node.timeline.iter().map(|marker| (marker.text.as_str(), marker.step.as_deref())).collect();
+    assert_eq!(seen, [("boot port=2379", Some("expect")), ("services.ready port=2379", Some("expect"))]);
+    assert_eq!(node.last_marker.as_ref().unwrap().text, "services.ready port=2379");
+    assert_eq!((node.epoch, node.markers_counted), (1, 2));
+    assert_eq!(view.score().unwrap().percent, 100);
+}
+
+#[test]
+fn a_flood_of_markers_takes_bounded_memory() {
+    let mut log = LogBuilder::new(None);
+    log.preflight();
+    for number in 0..20_000 {
+        log.marker(&"x".repeat(2000), number);
+    }
+    let view = View::of(&log.unclosed());
+    let node = &view.machines["node01"];
+    assert_eq!(node.markers_counted, 20_000);
+    assert_eq!(node.timeline.omitted(), 20_000 - 2 * TIMELINE_ENDS as u64);
+    assert!(node.timeline.iter().all(|marker| marker.text.chars().count() <= 400));
+    assert!(node.timeline.iter().all(|marker| marker.standing == MarkerStanding::Counted));
+}
+
+#[test]
+fn the_events_of_a_trouble_are_told_once() {
+    let view = View::of(&sample::failed_gate());
+    assert_eq!(view.troubles.total(), 1, "the gate's own event repeats what its step has said");
+    let view = View::of(&sample::passed());
+    let warnings: Vec<&str> = view.warnings.iter().map(|warning| warning.text.as_str()).collect();
+    assert_eq!(warnings, ["accelerator tcg (cached-probe): KVM hung a probe guest"]);
+}

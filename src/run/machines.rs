@@ -1,0 +1,254 @@
+//! Starting a plan's machines: disks, firmware, runtime folders, rules.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use super::steps::RunningMachine;
+use crate::error::{Context, Error, Result};
+use crate::event::Reporter;
+use crate::image::{BaseDisk, Boot, BuiltImage};
+use crate::lane::model::{Backend, Firmware, Lane, Machine as MachineDefinition};
+use crate::machine::qemu::{self, AttachedDisk, DirectKernel, ProcessPlace, QemuDefinition, QemuMachine, QemuSetup};
+use crate::machine::registry::{self, MachineRecord, RECORD_VERSION};
+use crate::machine::{Machine, MachineState, RecorderMachine};
+use crate::marker::CompiledRules;
+use crate::plan::model::Accelerator;
+
+/// Where a run's machines live.
+pub struct Surroundings<'a> {
+    pub run: &'a str,
+    pub lane: &'a Lane,
+    pub work_root: &'a Path,
+    /// What relative paths in the normalised lane are relative to.
+    pub project_root: &'a Path,
+    /// The proof root, or what stands for it.
+    pub evidence: &'a Path,
+    pub accelerator: Accelerator,
+    pub reporter: &'a Reporter,
+}
+
+/// The folders of a run outside its proof: removed with the run, unless its machines are kept.
+pub struct RunFolders {
+    /// Short, for sockets.
+    runtime: PathBuf,
+    /// In the work root, for disks.
+    scratch: PathBuf,
+}
+
+impl RunFolders {
+    pub fn create(work_root: &Path, run: &str) -> Result<Self> {
+        let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_dir());
+        let base = base.unwrap_or_else(std::env::temp_dir);
+        let runtime = tempfile::Builder::new()
+            .prefix("bootproof-")
+            .tempdir_in(&base)
+            .infrastructure(|| format!("failed to create a runtime folder in `{}`", base.display()))?
+            .keep();
+        let scratch = work_root.join("runs").join(run);
+        std::fs::create_dir_all(&scratch)
+            .map_err(|error| Error::storage(error, format!("failed to create `{}`", scratch.display())))?;
+        Ok(Self { runtime, scratch })
+    }
+
+    /// Removes both; what a kept machine uses stays and goes with it.
+    pub fn remove(&self, kept: bool) {
+        if !kept {
+            let _ = std::fs::remove_dir_all(&self.runtime);
+            let _ = std::fs::remove_dir_all(&self.scratch);
+        }
+    }
+}
+
+/// Starts them all. When one cannot be started the others are ended again.
+pub async fn start(
+    surroundings: &Surroundings<'_>,
+    folders: &RunFolders,
+    images: &BTreeMap<String, BuiltImage>,
+) -> Result<BTreeMap<String, RunningMachine>> {
+    let starting = surroundings.lane.machines.iter().enumerate().map(|(index, (name, definition))| async move {
+        let started = start_one(surroundings, folders, images, index, name, definition).await;
+        (name.clone(), started)
+    });
+    let mut machines = BTreeMap::new();
+    let mut failure = None;
+    for (name, started) in futures_util::future::join_all(starting).await {
+        match started {
+            Ok(machine) => drop(machines.insert(name, machine)),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    match failure {
+        None => Ok(machines),
+        Some(error) => {
+            end(&machines).await;
+            Err(error)
+        }
+    }
+}
+
+/// Ends them all at once.
+pub async fn end(machines: &BTreeMap<String, RunningMachine>) -> Vec<Error> {
+    let ending = machines.values().map(|machine| machine.machine.end());
+    futures_util::future::join_all(ending).await.into_iter().filter_map(Result::err).collect()
+}
+
+async fn start_one(
+    surroundings: &Surroundings<'_>,
+    folders: &RunFolders,
+    images: &BTreeMap<String, BuiltImage>,
+    index: usize,
+    name: &str,
+    definition: &MachineDefinition,
+) -> Result<RunningMachine> {
+    let rules = Arc::new(CompiledRules::compile(surroundings.lane, name)?);
+    let state = MachineState::new(name, rules.clone(), surroundings.reporter);
+    let evidence = surroundings.evidence.join("machines").join(name);
+    std::fs::create_dir_all(&evidence)
+        .map_err(|error| Error::storage(error, format!("failed to create `{}`", evidence.display())))?;
+    let limit = definition.console_limit.bytes();
+    let machine: Arc<dyn Machine> = match definition.backend {
+        Backend::Recorder => {
+            let recording = definition
+                .recording
+                .as_deref()
+                .ok_or_else(|| Error::usage(format!("machine `{name}` is a recorder and has no `recording`")))?;
+            let recording = match recording.to_str() {
+                Some("-") => recording.to_path_buf(),
+                _ => surroundings.project_root.join(recording),
+            };
+            RecorderMachine::start(state.clone(), rules, &recording, &evidence, limit)?
+        }
+        Backend::Qemu => {
+            let image = images
+                .get(&definition.image)
+                .ok_or_else(|| Error::infrastructure(format!("image `{}` was not prepared", definition.image)))?;
+            // Unix socket paths end at 108 bytes: a number is short whatever the machine is called.
+            let runtime = folders.runtime.join(index.to_string());
+            let scratch = folders.scratch.join(name);
+            for folder in [&runtime, &scratch] {
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| Error::storage(error, format!("failed to create `{}`", folder.display())))?;
+            }
+            let place = ProcessPlace {
+                record_path: registry::folder(surroundings.work_root).join(format!("{}-{name}.json", surroundings.run)),
+                record: MachineRecord {
+                    version: RECORD_VERSION,
+                    run: surroundings.run.into(),
+                    lane: surroundings.lane.name.clone(),
+                    machine: name.into(),
+                    keeper_pid: 0,
+                    qemu_pid: 0,
+                    started: crate::event::wall_clock(),
+                    memory: definition.memory.bytes(),
+                    control: runtime.join("keeper.sock"),
+                    kept: false,
+                    console: kept_folder(surroundings.work_root, surroundings.run, name).join("console.raw"),
+                    forwards: Vec::new(),
+                },
+                cleanup: vec![runtime.clone(), scratch.clone()],
+                runtime,
+                evidence,
+            };
+            let definition = define(surroundings, name, definition, image, &scratch).await?;
+            let program = qemu::program();
+            QemuMachine::start(QemuSetup {
+                program,
+                definition,
+                place,
+                rules,
+                console_limit: limit,
+                state: state.clone(),
+            })
+            .await?
+        }
+    };
+    Ok(RunningMachine { state, machine })
+}
+
+/// Where a kept machine's console goes once its run's proof is sealed.
+pub fn kept_folder(work_root: &Path, run: &str, machine: &str) -> PathBuf {
+    work_root.join("kept").join(run).join(machine)
+}
+
+async fn define(
+    surroundings: &Surroundings<'_>,
+    name: &str,
+    machine: &MachineDefinition,
+    image: &BuiltImage,
+    scratch: &Path,
+) -> Result<QemuDefinition> {
+    let mut disks = Vec::new();
+    if let Some(base) = &image.disk {
+        disks.push(overlay(base, &scratch.join("root.qcow2")).await?);
+    }
+    for disk in &machine.disks {
+        let path = scratch.join(format!("{}.raw", disk.name));
+        // Sparse: it takes from the host what the guest writes.
+        std::fs::File::create(&path)
+            .and_then(|file| file.set_len(disk.size.bytes()))
+            .map_err(|error| Error::storage(error, format!("failed to create the disk `{}`", path.display())))?;
+        disks.push(AttachedDisk { serial: disk.name.clone(), path, format: "raw".into() });
+    }
+    let uefi = match machine.firmware {
+        Firmware::Bios => None,
+        Firmware::Uefi => Some(own_firmware(scratch)?),
+    };
+    let prefix = &surroundings.lane.markers.prefix;
+    let direct_kernel = match &image.boot {
+        Boot::Firmware => None,
+        Boot::Kernel { kernel, uncompressed_kernel, initramfs, parameters } => {
+            let mut all = parameters.clone();
+            all.push(format!("bootproof.node={name}"));
+            if prefix != crate::lane::model::DEFAULT_MARKER_PREFIX {
+                all.push(format!("bootproof.marker_prefix={prefix}"));
+            }
+            all.extend(machine.kernel_parameters.iter().cloned());
+            let kernel = uncompressed_kernel.as_ref().filter(|_| uefi.is_none()).unwrap_or(kernel);
+            Some(DirectKernel { kernel: kernel.clone(), initramfs: initramfs.clone(), parameters: all })
+        }
+    };
+    Ok(QemuDefinition {
+        name: name.into(),
+        accelerator: surroundings.accelerator,
+        cpus: machine.cpus,
+        memory: machine.memory,
+        firmware: machine.firmware,
+        uefi,
+        direct_kernel,
+        disks,
+        network: machine.network.clone(),
+        console: machine.console,
+        relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
+    })
+}
+
+/// A machine writes to its own overlay; the image is never changed.
+async fn overlay(base: &BaseDisk, path: &Path) -> Result<AttachedDisk> {
+    let output = tokio::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", base.format.as_str(), "-b"])
+        .arg(&base.path)
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .infrastructure(|| "failed to run `qemu-img`".into())?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::infrastructure(format!("failed to create an overlay on `{}`", base.path.display()))
+            .with_source(said));
+    }
+    Ok(AttachedDisk { serial: "root".into(), path: path.into(), format: "qcow2".into() })
+}
+
+/// The host's firmware with a variable store of the machine's own.
+fn own_firmware(scratch: &Path) -> Result<(PathBuf, PathBuf)> {
+    let (code, template) = qemu::firmware::uefi().ok_or_else(|| {
+        Error::blocked("no OVMF firmware was found").hint("install it (Debian and Ubuntu: `apt-get install ovmf`)")
+    })?;
+    let variables = scratch.join("uefi-variables.fd");
+    std::fs::copy(&template, &variables)
+        .map_err(|error| Error::storage(error, format!("failed to copy `{}`", template.display())))?;
+    Ok((code, variables))
+}

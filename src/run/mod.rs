@@ -1,0 +1,19 @@
+//! Running a plan: the dispatcher owns the run's state, the executor drives the machines step by step, the session puts a
+//! run together from preflight to seal.
+//!
+//! What always holds: only the dispatcher turns reports into events; the executor learns what happened from each
+//! machine's state; every wait has a deadline and ends at once with a reason when what
+//! it waits for can no longer come.
+
+mod dispatcher;
+mod environment;
+mod executor;
+mod host_command;
+pub mod machines;
+mod session;
+mod signals;
+mod steps;
+
+pub use session::{RunOptions, RunOutcome, run};
+pub use signals::SignalWatch;
+pub use steps::RunningMachine;

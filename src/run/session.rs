@@ -1,0 +1,374 @@
+//! One run, from its first event to its seal.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::dispatcher::{Dispatcher, Observer};
+use super::machines::{self, RunFolders, Surroundings};
+use super::signals::SignalWatch;
+use super::steps::{RunningMachine, StepContext};
+use super::{environment, executor};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Finding, Kind, LOG_VERSION, Reporter, Verdict};
+use crate::image::{BuiltImage, ImageProgress, ImageRequest, ImageStore};
+use crate::lane::model::Backend;
+use crate::plan::Plan;
+use crate::plan::model::{Accelerator, LockState};
+use crate::preflight::{self, PreflightInputs, accelerator};
+use crate::proof::{self, ProofRoot, SealRequest};
+use crate::report::Story;
+use crate::secret::Secrets;
+
+/// What a run is to do beside its plan.
+pub struct RunOptions {
+    pub plan: Plan,
+    /// Absolute.
+    pub work_root: PathBuf,
+    /// What relative paths in the plan's lane are relative to.
+    pub project_root: PathBuf,
+    /// Leave the machines up.
+    pub keep: bool,
+    /// Image versions other than the lock's are an error.
+    pub locked: bool,
+}
+
+/// What a run leaves.
+pub struct RunOutcome {
+    pub root: PathBuf,
+    pub verdict: Verdict,
+    pub story: Story,
+    /// Machines that were kept, by name.
+    pub kept: Vec<String>,
+    /// What went wrong after the verdict was decided: reports that could not be written.
+    pub warnings: Vec<Error>,
+}
+
+/// Runs the plan. `observer` is told of every event once it is on disk; `progress` of image builds.
+///
+/// # Errors
+/// Only when there can be no proof: the proof root or its log cannot be created, or the seal not be written.
+pub async fn run(options: RunOptions, observer: Observer, progress: Arc<dyn ImageProgress>) -> Result<RunOutcome> {
+    let began = Instant::now();
+    let plan = &options.plan;
+    let root = ProofRoot::create(&options.work_root, &plan.lane.name)?;
+    proof::write_json_atomic(&root.path().join(proof::root::LANE_FILE), &plan.lane)?;
+    proof::write_json_atomic(&root.path().join(proof::root::PLAN_FILE), plan)?;
+    let cancel = CancellationToken::new();
+    let dispatcher = Dispatcher::start(&root.events(), began, vec![observer], cancel.clone())?;
+    let reporter = dispatcher.reporter();
+    reporter.info(None, run_started(plan, &root));
+    reporter.info(None, Kind::StepsPlanned { steps: executor::summaries(&plan.lane.steps) });
+    let interrupted = reporter.clone();
+    let signals = SignalWatch::start(cancel.clone(), move |signal| {
+        interrupted.error(None, Kind::Interrupted { signal: signal.into() });
+    })?;
+
+    let mut session = Session {
+        options: &options,
+        root: &root,
+        reporter: &reporter,
+        cancel: &cancel,
+        progress: progress.as_ref(),
+        facts: environment::Facts::default(),
+        kept: Vec::new(),
+    };
+    if let Err(error) = session.perform().await {
+        session.report_error(&error);
+    }
+    let Session { facts, kept, .. } = session;
+    let trouble = dispatcher.trouble();
+    drop(reporter);
+    let view = tokio::task::spawn_blocking(move || dispatcher.close()).await;
+    let view = view.map_err(|error| Error::infrastructure("the dispatcher failed").with_source(error))?;
+
+    let mut warnings = Vec::new();
+    warnings.extend(
+        proof::write_json_atomic(&root.path().join(proof::root::ENVIRONMENT_FILE), &facts.into_environment()).err(),
+    );
+    warnings.extend(readable_consoles(&root, plan));
+    let (story, failed) = proof::write_reports(root.path(), &view);
+    warnings.extend(failed);
+    let verdict = if trouble.get().is_some() { log_verdict(&trouble.get()) } else { story.result.verdict };
+    proof::seal(root.path(), SealRequest { run: root.run(), lane: &plan.lane.name, verdict })?;
+    root.publish()?;
+    drop(signals);
+    Ok(RunOutcome { root: root.path().into(), verdict, story, kept, warnings })
+}
+
+/// A log that could not be written forbids `passed`, whatever the rest says.
+fn log_verdict(trouble: &Option<Arc<Error>>) -> Verdict {
+    match trouble.as_ref().map(|error| error.kind()) {
+        Some(ErrorKind::Budget) => Verdict::Budget,
+        _ => Verdict::Infrastructure,
+    }
+}
+
+fn run_started(plan: &Plan, root: &ProofRoot) -> Kind {
+    let lane = &plan.lane;
+    let control = plan.control.as_ref().and_then(|name| lane.controls.get(name));
+    Kind::RunStarted {
+        log_version: LOG_VERSION,
+        run: root.run().into(),
+        lane: lane.name.clone(),
+        profile: lane.profile.clone(),
+        summary: lane.summary.clone(),
+        control: plan.control.clone(),
+        control_fails_at: control.map(|control| control.fails_at.clone()),
+        plan_digest: plan.digest(),
+        tool_version: env!("CARGO_PKG_VERSION").into(),
+        minimum_score: lane.minimum_score,
+    }
+}
+
+struct Session<'a> {
+    options: &'a RunOptions,
+    root: &'a ProofRoot,
+    reporter: &'a Reporter,
+    cancel: &'a CancellationToken,
+    progress: &'a dyn ImageProgress,
+    facts: environment::Facts,
+    kept: Vec<String>,
+}
+
+/// What the accelerator's proof came to.
+struct Chosen {
+    mode: Accelerator,
+    factor: f64,
+    detail: String,
+}
+
+impl Session<'_> {
+    async fn perform(&mut self) -> Result<()> {
+        let plan = &self.options.plan;
+        let store = ImageStore::open(&self.options.work_root, &self.options.project_root)?;
+        let qemu_version = preflight::qemu_version(&self.options.work_root);
+        self.facts.qemu_version.clone_from(&qemu_version);
+        let needs_qemu = plan.lane.machines.values().any(|machine| machine.backend == Backend::Qemu);
+        let chosen = self.choose_accelerator(&store, qemu_version.as_deref(), needs_qemu).await?;
+        if self.cancel.is_cancelled() {
+            return Ok(());
+        }
+        let inputs = PreflightInputs {
+            work_root: &self.options.work_root,
+            qemu_version: qemu_version.as_deref(),
+            accelerator: chosen.mode,
+            accelerator_detail: &chosen.detail,
+            image_findings: image_findings(plan),
+        };
+        let findings = preflight::check(plan, &inputs);
+        let blocked = findings.iter().any(|finding| finding.blocking);
+        self.reporter.info(None, Kind::PreflightFinished { findings });
+        if blocked {
+            return Ok(());
+        }
+        let secrets = Secrets::resolve(&plan.lane.secrets, &self.options.project_root)?;
+        let images = self.prepare_images(&store).await?;
+        if self.cancel.is_cancelled() {
+            return Ok(());
+        }
+        self.facts.started = true;
+        self.drive(&images, &chosen, secrets).await
+    }
+
+    /// Starts the machines, runs the steps, ends (or keeps) the machines.
+    async fn drive(&mut self, images: &BTreeMap<String, BuiltImage>, chosen: &Chosen, secrets: Secrets) -> Result<()> {
+        let plan = &self.options.plan;
+        let folders = RunFolders::create(&self.options.work_root, self.root.run())?;
+        let surroundings = Surroundings {
+            run: self.root.run(),
+            lane: &plan.lane,
+            work_root: &self.options.work_root,
+            project_root: &self.options.project_root,
+            evidence: self.root.path(),
+            accelerator: chosen.mode,
+            reporter: self.reporter,
+        };
+        let machines = match machines::start(&surroundings, &folders, images).await {
+            Ok(machines) => machines,
+            Err(error) => {
+                folders.remove(false);
+                return Err(error);
+            }
+        };
+        let context = StepContext {
+            run: self.root.run().into(),
+            lane: plan.lane.name.clone(),
+            machines,
+            reporter: self.reporter.clone(),
+            root: self.root.path().into(),
+            lane_directory: self.options.project_root.clone(),
+            secrets,
+            factor: chosen.factor,
+        };
+        let deadline = plan.lane.deadline.scaled(chosen.factor).duration();
+        executor::execute(&context, &plan.lane.steps, deadline, self.cancel).await;
+        // Ctrl-C means: nothing left running, also where the machines were to be kept.
+        let keep = self.options.keep && !self.cancel.is_cancelled();
+        if keep {
+            self.keep(&context.machines).await;
+        }
+        for error in machines::end(&context.machines).await {
+            self.reporter
+                .error(None, Kind::InfrastructureFailed { what: "ending a machine".into(), detail: error.chain() });
+        }
+        folders.remove(!self.kept.is_empty());
+        Ok(())
+    }
+
+    async fn keep(&mut self, machines: &BTreeMap<String, RunningMachine>) {
+        for (name, machine) in machines {
+            if machine.state.off().is_some() {
+                continue;
+            }
+            let folder = machines::kept_folder(&self.options.work_root, self.root.run(), name);
+            match machine.machine.keep(folder).await {
+                Ok(pid) => {
+                    self.reporter.for_machine(name).info(None, Kind::MachineKept { pid, name: name.clone() });
+                    self.kept.push(name.clone());
+                }
+                Err(error) => {
+                    let note = format!("machine `{name}` could not be kept: {}", error.chain());
+                    self.reporter.warning(None, Kind::Note { text: note });
+                }
+            }
+        }
+    }
+
+    /// Proves the accelerator, unless it is known or was named.
+    async fn choose_accelerator(
+        &mut self,
+        store: &ImageStore,
+        qemu_version: Option<&str>,
+        needed: bool,
+    ) -> Result<Chosen> {
+        let request = self.options.plan.accelerator.requested;
+        let choice = match qemu_version {
+            Some(version) if needed => {
+                let prober = accelerator::Prober {
+                    work_root: &self.options.work_root,
+                    project_root: &self.options.project_root,
+                    store,
+                    qemu_version: version,
+                    progress: self.progress,
+                    cancel: self.cancel,
+                };
+                accelerator::choose(request, &prober).await
+            }
+            // Without QEMU, or without a machine that needs it, there is nothing to prove; preflight says the rest.
+            _ => accelerator::Choice::unneeded(),
+        };
+        // A recording plays as fast as it is read.
+        let factor = if needed { accelerator::deadline_factor(choice.mode) } else { 1.0 };
+        if needed {
+            self.facts.accelerator = Some((choice.clone(), factor));
+            let kind = Kind::AcceleratorChosen {
+                mode: choice.mode.as_str().into(),
+                proven_by: choice.proven_by.into(),
+                detail: choice.detail.clone(),
+                deadline_factor: factor,
+            };
+            if choice.fell_back { self.reporter.warning(None, kind) } else { self.reporter.info(None, kind) }
+        }
+        Ok(Chosen { mode: choice.mode, factor, detail: choice.detail })
+    }
+
+    async fn prepare_images(&mut self, store: &ImageStore) -> Result<BTreeMap<String, BuiltImage>> {
+        let plan = &self.options.plan;
+        let mut images = BTreeMap::new();
+        for (name, planned) in &plan.images {
+            let Some(image) = plan.lane.images.get(name) else { continue };
+            let request = ImageRequest {
+                name: name.clone(),
+                image: image.clone(),
+                source: planned.source,
+                base_directory: self.options.project_root.clone(),
+                locked: self.options.locked,
+            };
+            let began = Instant::now();
+            let built = store.ensure(&request, self.progress, self.cancel.clone()).await?;
+            let ready = Kind::ImageReady {
+                image: name.clone(),
+                source: built.source.to_string(),
+                digest: built.digest.clone(),
+                lock: lock_name(built.lock).into(),
+                built: built.built,
+                duration_ms: milliseconds(began.elapsed()),
+            };
+            if built.lock == LockState::Drifted {
+                self.reporter.warning(None, ready);
+            } else {
+                self.reporter.info(None, ready);
+            }
+            self.facts.images.insert(name.clone(), built.clone());
+            images.insert(name.clone(), built);
+        }
+        Ok(images)
+    }
+
+    /// An error that ended the run before its steps could say anything.
+    fn report_error(&self, error: &Error) {
+        let detail = match error.hints() {
+            [] => error.chain(),
+            hints => format!("{} (hint: {})", error.chain(), hints.join("; ")),
+        };
+        let kind = match error.kind() {
+            // Stopped on the user's word, which is in the log already.
+            _ if self.cancel.is_cancelled() => return,
+            ErrorKind::Blocked | ErrorKind::Usage => {
+                let finding = Finding {
+                    check: "preparation".into(),
+                    blocking: true,
+                    message: error.chain(),
+                    remedy: error.hints().first().cloned(),
+                };
+                Kind::PreflightFinished { findings: vec![finding] }
+            }
+            ErrorKind::Budget => Kind::BudgetCrossed { what: detail, limit: 0, used: 0 },
+            ErrorKind::Infrastructure => Kind::InfrastructureFailed { what: "preparation".into(), detail },
+            ErrorKind::Interrupted => Kind::Interrupted { signal: detail },
+        };
+        self.reporter.error(None, kind);
+    }
+}
+
+fn lock_name(lock: LockState) -> &'static str {
+    match lock {
+        LockState::Locked => "locked",
+        LockState::Drifted => "drifted",
+        LockState::Unlocked => "unlocked",
+        LockState::NotNeeded => "not-needed",
+    }
+}
+
+/// What the images that have to be built first miss on this host.
+fn image_findings(plan: &Plan) -> Vec<Finding> {
+    let mut sources: Vec<_> = plan.images.values().filter(|image| !image.present).map(|image| image.source).collect();
+    sources.sort_by_key(ToString::to_string);
+    sources.dedup();
+    sources.into_iter().flat_map(crate::image::missing_tools).collect()
+}
+
+/// Writes the readable text of every console beside its raw bytes.
+fn readable_consoles(root: &ProofRoot, plan: &Plan) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for name in plan.lane.machines.keys() {
+        for console in ["console", "console-hvc0"] {
+            let raw = root.path().join("machines").join(name).join(format!("{console}.raw"));
+            match std::fs::metadata(&raw) {
+                // The second console of a guest that never used it says nothing: no file is clearer than two empty ones.
+                Ok(facts) if facts.len() == 0 && console != "console" => drop(std::fs::remove_file(&raw)),
+                Ok(_) => errors.extend(crate::console::decode_file(&raw, &raw.with_extension("log")).err()),
+                Err(_) => {}
+            }
+        }
+    }
+    errors
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,329 @@
+//! Every way in which a lane file can be wrong, as its author sees it. The snapshots are read by people: an error has a
+//! place, says what is wrong, and what to do.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use bootproof::lane::{Format, LaneFile};
+
+/// A lane that is right, for cases that break one thing.
+const BEGIN: &str = "version = 1\n[lane]\nname = \"case\"\nsummary = \"a case\"\n";
+const MACHINE: &str = "[machines.node01]\n";
+const STEP: &str = "[[steps]]\nexpect = [\"boot\"]\n";
+
+fn errors(text: &str, format: Format, overrides: &[&str]) -> String {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    let name = if format == Format::Json { "case.json" } else { "case.toml" };
+    let outcome =
+        LaneFile::parse(name, text, format, Path::new("profiles/case/lanes")).and_then(|file| file.lane(&overrides));
+    match outcome {
+        Ok(lane) => format!("no error in {}", lane.name),
+        Err(error) => {
+            assert_eq!(error.kind().exit_code(), 2);
+            error.rendered_excerpt(false).map_or_else(|| format!("error: {error}"), str::to_owned)
+        }
+    }
+}
+
+/// Runs cases of TOML and puts them and their errors below each other.
+fn gallery(cases: &[(&str, String)]) -> String {
+    let mut text = String::new();
+    for (name, lane) in cases {
+        let _ = writeln!(text, "=== {name}\n{}\n", errors(lane, Format::Toml, &[]));
+    }
+    text
+}
+
+macro_rules! assert_gallery {
+    ($text:expr) => {
+        insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!($text) })
+    };
+}
+
+fn lane(rest: &str) -> String {
+    format!("{BEGIN}{rest}")
+}
+
+fn with_machine(machine: &str) -> String {
+    format!("{BEGIN}{MACHINE}{machine}\n{STEP}")
+}
+
+fn with_step(step: &str) -> String {
+    format!("{BEGIN}{MACHINE}[[steps]]\n{step}\n")
+}
+
+#[test]
+fn the_frame() {
+    assert_gallery!(gallery(&[
+        ("empty file", String::new()),
+        ("no version", "[lane]\nname = \"case\"\n".into()),
+        ("newer version", format!("version = 2\n{}", &BEGIN[12..])),
+        ("older version", "version = 0\n".into()),
+        ("version of another type", "version = \"1\"\n".into()),
+        ("syntax", lane("[machines.node01\nimage = \n")),
+        ("no lane table", "version = 1\n".into()),
+        ("missing keys", "version = 1\n[lane]\n[machines.a]\n".into()),
+        ("no steps", lane(MACHINE)),
+        ("unknown section", lane(&format!("[machnes.node01]\n{STEP}"))),
+        ("unknown key in the header", format!("{}sumary = \"x\"\n{MACHINE}{STEP}", &BEGIN)),
+        ("wrong type", format!("version = 1\nlane = 3\n{STEP}")),
+        ("name", BEGIN.replace("\"case\"", "\"My Case\"") + MACHINE + STEP),
+        ("summary", BEGIN.replace("a case", " ") + MACHINE + STEP),
+        ("bad deadline", format!("{BEGIN}deadline = \"fast\"\n{MACHINE}{STEP}")),
+        ("negative deadline", format!("{BEGIN}deadline = \"-5s\"\n{MACHINE}{STEP}")),
+        ("deadline without a unit", format!("{BEGIN}deadline = 90\n{MACHINE}{STEP}")),
+        ("no deadline at all", format!("{BEGIN}deadline = \"0s\"\n{MACHINE}{STEP}")),
+        ("tier", format!("{BEGIN}tier = \"site\"\n{MACHINE}{STEP}")),
+        ("unknown tier", format!("{BEGIN}tier = \"singel\"\n{MACHINE}{STEP}")),
+        ("score", format!("{BEGIN}minimum_score = 101\n{MACHINE}{STEP}gate = {{ name = \"a\", hard = false }}\n")),
+        ("score of nothing", format!("{BEGIN}minimum_score = 50\n{MACHINE}{STEP}")),
+        ("holds beyond the deadline", format!("{BEGIN}deadline = \"5s\"\n{MACHINE}[[steps]]\nhold = \"6s\"\n")),
+        ("large integer", lane("[machines.a]\ncpus = 99999999999999999999\n")),
+    ]));
+}
+
+#[test]
+fn machines_and_images() {
+    assert_gallery!(gallery(&[
+        ("unknown key", with_machine("memry = \"1GiB\"")),
+        ("bad size", with_machine("memory = \"much\"")),
+        ("size without a unit", with_machine("memory = 512")),
+        ("too little memory", with_machine("memory = \"1MiB\"")),
+        ("no cpus", with_machine("cpus = 0")),
+        ("negative cpus", with_machine("cpus = -1")),
+        ("unknown firmware", with_machine("firmware = \"efi\"")),
+        ("unknown image", with_machine("image = \"tinny\"")),
+        (
+            "unknown image among others",
+            lane(&format!("[images.node]\nnix = \".#x\"\n[machines.a]\nimage = \"base\"\n{STEP}")),
+        ),
+        ("image from nowhere", lane(&format!("[images.node]\n{MACHINE}image = \"node\"\n{STEP}"))),
+        (
+            "image without a suite",
+            lane(&format!("[images.node.debian]\npackages = []\n{MACHINE}image = \"node\"\n{STEP}"))
+        ),
+        (
+            "bad recipe",
+            lane(&format!(
+                "[images.node]\nnix = \"a b\"\n[images.node.debian]\nsuite = \"Book Worm\"\npackages = [\"--yes\", \"etcd,x\"]\nsize = \"1MiB\"\n{MACHINE}image = \"node\"\n{STEP}"
+            )),
+        ),
+        (
+            "bad digest",
+            lane(&format!("[images.d.disk]\npath = \"d.qcow2\"\nsha512 = \"abc\"\n{MACHINE}image = \"d\"\n{STEP}"))
+        ),
+        ("empty path", lane(&format!("[images.d.disk]\npath = \"\"\n{MACHINE}image = \"d\"\n{STEP}"))),
+        ("machine name", lane(&format!("[machines.\"../Node_1\"]\n{STEP}"))),
+        (
+            "disk names",
+            with_machine(
+                "disks = [{ name = \"a-name-longer-than-twenty\", size = \"1GiB\" }, { name = \"a b\", size = \"0B\" }, { name = \"d\", size = \"1GiB\" }, { name = \"d\", size = \"1GiB\" }]"
+            )
+        ),
+        (
+            "kernel parameters",
+            with_machine("kernel_parameters = [\"quiet splash\", \"\", \"dyndbg=\\\"file x +p\\\"\"]")
+        ),
+        ("recorder without a recording", with_machine("backend = \"recorder\"")),
+        ("recording without a recorder", with_machine("recording = \"x.raw\"")),
+        (
+            "a command in a recording",
+            lane("[machines.a]\nbackend = \"recorder\"\nrecording = \"-\"\n[[steps]]\nexec = [\"true\"]\n"),
+        ),
+        ("network of nothing", with_machine("network = { none = true, forward = [22] }")),
+        ("ports", with_machine("network = { forward = [0, 22, 22] }")),
+        ("port out of range", with_machine("network = { forward = [70000] }")),
+        ("services", with_machine("network.services = { \"10.0.2.2:80\" = \"localhost\" }")),
+    ]));
+}
+
+#[test]
+fn steps() {
+    assert_gallery!(gallery(&[
+        ("no action", with_step("within = \"5s\"")),
+        ("two actions", with_step("expect = [\"boot\"]\nexec = [\"true\"]")),
+        ("misspelled action", with_step("exce = [\"true\"]")),
+        ("unknown machine", with_step("expect = [\"boot\"]\non = [\"node1\"]")),
+        ("nowhere", with_step("expect = [\"boot\"]\non = []")),
+        ("twice", with_step("expect = [\"boot\"]\non = [\"node01\", \"node01\"]")),
+        ("on as a string", with_step("expect = [\"boot\"]\non = \"node01\"")),
+        ("no machine", lane(STEP)),
+        ("bad duration", with_step("expect = [{ marker = \"boot\", within = \"soon\" }]")),
+        ("nothing expected", with_step("expect = []")),
+        ("neither marker nor line", with_step("expect = [{ within = \"5s\" }]")),
+        ("marker and line", with_step("expect = [{ marker = \"a\", console = \"b\" }]")),
+        ("marker name", with_step("expect = [\"services ready\"]")),
+        ("expected and forbidden", with_step("expect = [\"boot\"]\nforbid = [\"boot\"]")),
+        ("forbid alone", with_step("hold = \"5s\"\nforbid = [\"boot\"]")),
+        ("bad regular expression", with_step("expect = [{ console = 'login: (' }]")),
+        ("empty command", with_step("exec = []")),
+        ("command as a string", with_step("exec = \"uname -r\"")),
+        ("command without words", with_step("exec = { status = 1 }")),
+        ("word of another type", with_step("exec = [\"sleep\", 5]")),
+        ("unknown key in a command", with_step("exec = { argv = [\"true\"], stdut = { contains = \"x\" } }")),
+        ("bad match", with_step("exec = { argv = [\"true\"], stdout = { matches = '[' } }")),
+        ("on for a host command", with_step("host = [\"true\"]\non = [\"node01\"]")),
+        ("duplicate names", with_step("name = \"a\"\nexec = [\"true\"]\n[[steps]]\nname = \"a\"\nexec = [\"false\"]")),
+        (
+            "duplicate gates",
+            with_step("gate = \"g\"\nexec = [\"true\"]\n[[steps]]\ngate = { name = \"g\" }\nexec = [\"false\"]")
+        ),
+        ("gate without a name", with_step("gate = { hard = true }\nexec = [\"true\"]")),
+        ("gate without weight", with_step("gate = { name = \"g\", weight = 0 }\nexec = [\"true\"]")),
+        ("step name", with_step("name = \"a/b\"\nexec = [\"true\"]")),
+        ("http", with_step("http = \"https://127.0.0.1/\"")),
+        (
+            "http details",
+            with_step("http = { url = \"http://x y/\", method = \"get\", status = 42, headers = { \"a b\" = \"c\" } }")
+        ),
+        ("tcp", with_step("tcp = \"127.0.0.1\"")),
+        ("copy of neither side", with_step("copy = { from = \"a\", to = \"/b\" }")),
+        ("copy of both sides", with_step("copy = { from = \"guest:/a\", to = \"guest:/b\" }")),
+        ("copy out of the artifacts", with_step("copy = { from = \"guest:/a\", to = \"../b\" }")),
+        ("copy of a relative guest path", with_step("copy = { from = \"a\", to = \"guest:b\" }")),
+        ("unknown power action", with_step("power = \"of\"")),
+        ("no reboot", with_step("reboot = false")),
+        ("bounded hold", with_step("hold = \"5s\"\nwithin = \"9s\"")),
+        ("empty parallel", with_step("parallel = []")),
+        ("parallel with on", with_step("parallel = [{ exec = [\"true\"] }]\non = [\"node01\"]")),
+        (
+            "errors within a parallel",
+            with_step(
+                "parallel = [{ exec = [\"true\"], on = [\"node02\"] }, { exec = [] }, { exec = [\"true\"], always = true }]"
+            )
+        ),
+        ("short parallel", with_step("parallel = [{ hold = \"9s\" }]\nwithin = \"5s\"")),
+    ]));
+}
+
+#[test]
+fn names_that_refer_to_others() {
+    let gated = format!("{MACHINE}{STEP}gate = \"up\"\n");
+    assert_gallery!(gallery(&[
+        (
+            "unknown gate",
+            lane(&format!(
+                "{gated}[controls.c]\nset = {{ \"machines.node01.memory\" = \"1GiB\" }}\nfails_at = \"upp\"\n"
+            ))
+        ),
+        ("control of nothing", lane(&format!("{gated}[controls.c]\nset = {{}}\nfails_at = \"up\"\n"))),
+        (
+            "control that changes nothing",
+            lane(&format!("{gated}[controls.c]\nset = {{ \"machines.node01.cpus\" = 1 }}\nfails_at = \"up\"\n"))
+        ),
+        ("control without set", lane(&format!("{gated}[controls.c]\nfails_at = \"up\"\n"))),
+        (
+            "control of an unknown machine",
+            lane(&format!(
+                "{gated}[controls.c]\nset = {{ \"machines.node1.memory\" = \"1GiB\" }}\nfails_at = \"up\"\n"
+            ))
+        ),
+        (
+            "control of an unknown key",
+            lane(&format!(
+                "{gated}[controls.c]\nset = {{ \"machines.node01.memry\" = \"1GiB\" }}\nfails_at = \"up\"\n"
+            ))
+        ),
+        (
+            "control with a bad value",
+            lane(&format!(
+                "{gated}[controls.c]\nset = {{ \"machines.node01.memory\" = \"much\" }}\nfails_at = \"up\"\n"
+            ))
+        ),
+        (
+            "control of an unknown step",
+            lane(&format!("{gated}[controls.c]\nset = {{ \"steps.down.exec\" = [\"false\"] }}\nfails_at = \"up\"\n"))
+        ),
+        (
+            "control with a bad path",
+            lane(&format!("{gated}[controls.c]\nset = {{ \"machines..x\" = 1 }}\nfails_at = \"up\"\n"))
+        ),
+        (
+            "control with its path unquoted",
+            lane(&format!("{gated}[controls.c]\nset = {{ machines.node01.memory = \"1GiB\" }}\nfails_at = \"up\"\n"))
+        ),
+        (
+            "unknown secret",
+            lane(&format!(
+                "[secrets.token]\ngenerated = true\n{MACHINE}[[steps]]\nexec = [\"login\", \"${{secret:tokn}}\"]\n"
+            ))
+        ),
+        ("no secret at all", with_step("exec = [\"login\", \"${secret:token}\"]")),
+        ("unfinished secret", with_step("exec = [\"login\", \"${secret:token\"]")),
+        ("secret without a source", lane(&format!("[secrets.token]\n{MACHINE}{STEP}"))),
+        (
+            "secret in a kernel parameter",
+            lane(&format!(
+                "[secrets.token]\ngenerated = true\n{MACHINE}kernel_parameters = [\"t=${{secret:token}}\"]\n{STEP}"
+            ))
+        ),
+        (
+            "marker rules",
+            lane(&format!("[markers]\nprefix = \"MY MARKER\"\naliases = {{ \"a b\" = \"c\" }}\n{MACHINE}{STEP}"))
+        ),
+        (
+            "failure patterns",
+            lane(&format!(
+                "[failure_patterns]\nadd = {{ broken = '(', io-error = 'x' }}\nsilence = [\"failed-units\", \"everything\"]\n{MACHINE}{STEP}"
+            ))
+        ),
+    ]));
+}
+
+#[test]
+fn several_at_once() {
+    let text = "version = 1\n[lane]\nname = \"case\"\nsummary = \"a case\"\ndeadlne = \"5m\"\n\
+        [machines.node01]\nmemory = 3\ncpus = \"two\"\n\
+        [[steps]]\nexpect = [{ marker = \"boot\", within = \"soon\" }]\n\
+        [[steps]]\nexec = []\non = [\"node02\"]\n";
+    assert_gallery!(errors(text, Format::Toml, &[]));
+}
+
+#[test]
+fn overrides() {
+    let text = format!("{BEGIN}[machines.node01]\ncpus = 1\n{STEP}gate = \"up\"\n");
+    let mut gallery = String::new();
+    for set in [
+        "machines.node01.memory",
+        "=5",
+        "machines..memory=1GiB",
+        "machines.node1.memory=1GiB",
+        "machines.node01.memry=1GiB",
+        "machines.node01.memory=1",
+        "machines.node01.memory=much",
+        "machines.node01.cpus.x=1",
+        "machines.node02={ image = \"none\" }",
+        "steps.9.within=5s",
+        "steps.upp.within=5s",
+        "steps.up.within=never",
+        "lan.deadline=5m",
+        "version=7",
+        "machines=none",
+    ] {
+        let _ = writeln!(gallery, "=== --set {set}\n{}\n", errors(&text, Format::Toml, &[set]));
+    }
+    assert_gallery!(gallery);
+}
+
+#[test]
+fn json() {
+    let mut gallery = String::new();
+    for (name, text) in [
+        ("syntax", "{ \"version\": 1,\n  \"lane\": { \"name\": } }"),
+        ("cut off", "{ \"version\": 1,"),
+        ("empty", ""),
+        ("null", "null"),
+        ("not an object", "[1]"),
+        ("duplicate key", "{ \"version\": 1,\n  \"lane\": {}, \"lane\": {} }"),
+        (
+            "unknown key and wrong type",
+            "{\n  \"version\": 1,\n  \"lane\": { \"name\": \"case\", \"summary\": \"a case\", \"profile\": null },\n  \"machines\": { \"node01\": { \"memry\": \"1GiB\", \"cpus\": \"2\" } },\n  \"steps\": [ { \"expect\": [ \"boot\" ], \"on\": [ \"node\" ] } ]\n}",
+        ),
+        ("null in an array", "{ \"version\": 1, \"steps\": [ null ] }"),
+    ] {
+        let _ = writeln!(gallery, "=== {name}\n{}\n", errors(text, Format::Json, &[]));
+    }
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let _ = writeln!(gallery, "=== nested\n{}", errors(&deep, Format::Json, &[]).lines().next().unwrap());
+    assert_gallery!(gallery);
+}

@@ -1,0 +1,60 @@
+//! The lanes that ship, on real machines: each passes, its proof verifies and repeats, and its planted bugs are caught at
+//! their gates.
+
+mod support;
+
+use std::path::Path;
+
+use support::{OwnWorkRoot, expect_status, result_of, stderr_of};
+
+/// Runs the lane; gives its proof.
+fn passes(work: &OwnWorkRoot, lane: &str) -> std::path::PathBuf {
+    let output = work.bootproof().args(["run", lane]).output().unwrap();
+    expect_status(&output, 0);
+    let proof = work.proof();
+    assert_eq!(result_of(&proof)["verdict"], "passed");
+    for check in ["verify", "replay"] {
+        expect_status(&work.bootproof().args(["proof", check, "latest"]).output().unwrap(), 0);
+    }
+    assert!(work.qemus().is_empty(), "no machine outlives its run");
+    proof
+}
+
+fn reproduces(work: &OwnWorkRoot, lane: &str, control: &str) {
+    let output = work.bootproof().args(["run", lane, "--control", control]).output().unwrap();
+    expect_status(&output, 0);
+    assert!(stderr_of(&output).contains("reproduced"), "{}", stderr_of(&output));
+    assert!(!stderr_of(&output).contains("passed quickstart"), "{}", stderr_of(&output));
+}
+
+fn has_lines(file: &Path) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text.lines().count() > 10)
+}
+
+#[test]
+fn smoke_passes() {
+    let work = OwnWorkRoot::new();
+    let proof = passes(&work, "smoke");
+    assert!(has_lines(&proof.join("machines/node01/console.log")));
+    let copied = std::fs::read_to_string(proof.join("artifacts/node01/greeting.txt")).unwrap();
+    assert_eq!(copied.trim(), "hello from the host");
+}
+
+#[test]
+fn every_bug_planted_in_smoke_is_caught_at_its_gate() {
+    reproduces(&OwnWorkRoot::new(), "smoke", "all");
+}
+
+// One after the other: two Debian guests at once only slow each other down on a small host.
+#[test]
+fn quickstart_passes_and_its_bugs_are_caught() {
+    let work = OwnWorkRoot::new();
+    let proof = passes(&work, "quickstart");
+    assert!(has_lines(&proof.join("machines/node01/console.log")));
+    let surface = std::fs::read_to_string(proof.join("artifacts/node01/product-surface.json")).unwrap();
+    assert!(surface.contains("etcd") && surface.contains("postgresql"), "{surface}");
+    // The others take as long as these and are in `make nightly`.
+    for control in ["kv-down", "sql-down"] {
+        reproduces(&work, "quickstart", control);
+    }
+}
