@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::plan::model::{ImageSource, LockState};
 
 /// Version of the way images are made: a change of it makes every image anew.
-const BUILDER_VERSION: u32 = 2;
+const BUILDER_VERSION: u32 = 3;
 
 /// A request with everything resolved that needs no building.
 pub(super) struct Resolved {
