@@ -1,7 +1,7 @@
 //! Commands on the host: `host` and `script`.
 //!
-//! What always holds: a command runs in a process group of its own, and the group is killed when the step ends early; its
-//! output is bounded in memory.
+//! What always holds: a command runs in a process group of its own, and the group is killed when the step ends early, also
+//! when that is because bootproof was killed; its output is bounded in memory.
 
 use std::io;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::steps::check::ExitStatus;
 use crate::error::{Context, Error, Result};
@@ -35,6 +35,7 @@ pub struct HostOutput {
 pub async fn run(command: HostCommand<'_>) -> Result<HostOutput> {
     let program = command.argv.first().ok_or_else(|| Error::usage("a command needs a program"))?;
     let said = || format!("failed to run `{program}`");
+    let mut group = Group::new().infrastructure(|| "failed to start `sh`".into())?;
     let mut child = Command::new(program)
         .args(&command.argv[1..])
         .envs(command.environment)
@@ -42,10 +43,9 @@ pub async fn run(command: HostCommand<'_>) -> Result<HostOutput> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
+        .process_group(group.number.as_raw_nonzero().get())
         .spawn()
         .infrastructure(said)?;
-    let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
     let mut stdin = child.stdin.take().expect("standard input is piped");
     let stdout = child.stdout.take().expect("standard output is piped");
     let stderr = child.stderr.take().expect("standard error is piped");
@@ -57,7 +57,7 @@ pub async fn run(command: HostCommand<'_>) -> Result<HostOutput> {
     };
     let (_, stdout, stderr, status) = tokio::join!(feed, collect(stdout), collect(stderr), child.wait());
     let status = status.infrastructure(said)?;
-    group.ended();
+    group.ended().await;
     let status = match std::os::unix::process::ExitStatusExt::signal(&status) {
         Some(signal) => ExitStatus::Signal(signal),
         None => ExitStatus::Code(status.code().unwrap_or(-1)),
@@ -73,19 +73,43 @@ async fn collect(mut from: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
     Ok(kept)
 }
 
-/// Kills a process group unless it has ended.
-struct Group(Option<Pid>);
+/// A process group, which is killed unless it was said to have ended. Its leader does that when nobody else can any more:
+/// its input ends with this process, in whatever manner.
+struct Group {
+    number: Pid,
+    leader: Child,
+    has_ended: bool,
+}
 
 impl Group {
-    fn ended(mut self) {
-        self.0 = None;
+    fn new() -> io::Result<Self> {
+        let leader = Command::new("sh")
+            .args(["-c", "read -r ended || kill -s KILL 0"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        let number = leader.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let number = number.ok_or_else(|| io::Error::other("it has no process number"))?;
+        Ok(Self { number, leader, has_ended: false })
+    }
+
+    /// The command has ended by itself: what it has left in the background on purpose stays.
+    async fn ended(&mut self) {
+        self.has_ended = true;
+        if let Some(mut stdin) = self.leader.stdin.take() {
+            // A leader that is gone needs no word.
+            let _ = stdin.write_all(b"ended\n").await;
+        }
+        let _ = self.leader.wait().await;
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            let _ = kill_process_group(pid, Signal::KILL);
+        if !self.has_ended {
+            let _ = kill_process_group(self.number, Signal::KILL);
         }
     }
 }
