@@ -91,3 +91,13 @@ fn a_log_cut_short_is_incomplete_and_says_so_against_the_seal() {
     fs::write(root.events(), &log[log.iter().position(|&byte| byte == b'\n').unwrap() + 1..]).unwrap();
     assert!(super::replay(root.path()).is_err(), "a log without its head is no log");
 }
+
+#[test]
+fn without_a_seal_it_is_incomplete_whatever_its_log_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = finished(directory.path(), &sample::passed());
+    fs::remove_file(root.path().join("seal.json")).unwrap();
+    let replay = replay(root.path()).unwrap();
+    assert_eq!(replay.story.result.verdict, Verdict::Incomplete);
+    assert_eq!(replay.differences, [Difference::NotSealed]);
+}

@@ -47,6 +47,8 @@ pub enum Difference {
     Verdict { written_by: &'static str, stored: Verdict, replayed: Verdict },
     /// The stored report differs, first in this line.
     Report { name: &'static str, line: usize },
+    /// There is no seal: the run was ended before its proof was whole.
+    NotSealed,
     /// The report is not there, or cannot be read.
     NoReport { name: &'static str, why: String },
 }
@@ -56,6 +58,9 @@ impl fmt::Display for Difference {
         match self {
             Difference::Verdict { written_by, stored, replayed } => {
                 write!(formatter, "verdict: {written_by} says {}, the log gives {}", stored.as_str(), replayed.as_str())
+            }
+            Difference::NotSealed => {
+                formatter.write_str("missing: the seal: the run was ended before its proof was whole")
             }
             Difference::Report { name, line } => write!(formatter, "differs: {name}, from line {line} on"),
             Difference::NoReport { name, why } => write!(formatter, "missing: {name}: {why}"),
@@ -67,14 +72,14 @@ impl fmt::Display for Difference {
 ///
 /// # Errors
 /// `infrastructure` when the log cannot be read, is damaged before its last line, or is of another version. A log that
-/// stops early is no error: its verdict is `incomplete`.
+/// stops early is no error: its verdict is `incomplete`. So is that of a proof without a seal, whatever its log says.
 pub fn replay(root: &Path) -> Result<Replay> {
     let mut reader = LogReader::open(&root.join(EVENTS_FILE))?;
     let mut view = View::default();
     for event in reader.by_ref() {
         view.apply(&event?);
     }
-    let story = Story::of(&view, root);
+    let mut story = Story::of(&view, root);
     let replayed = verdict::verdict(&view).verdict;
     let mut differences = Vec::new();
     let mut check = |written_by, stored| {
@@ -86,8 +91,13 @@ pub fn replay(root: &Path) -> Result<Replay> {
         check("the closing event", closing.verdict);
     }
     // A seal that cannot be read is for `verify` to tell.
-    if let Ok(Some(seal)) = Seal::read(root) {
+    let seal = Seal::read(root);
+    if let Ok(Some(seal)) = &seal {
         check("the seal", seal.verdict);
+    }
+    let sealed = !matches!(seal, Ok(None));
+    if !sealed {
+        differences.push(Difference::NotSealed);
     }
     let mut identical = Vec::new();
     for report in render(&story) {
@@ -99,6 +109,9 @@ pub fn replay(root: &Path) -> Result<Replay> {
             Ok(_) if stored == expected => identical.push(name),
             Ok(_) => differences.push(Difference::Report { name, line: first_difference(&stored, &expected) }),
         }
+    }
+    if !sealed && view.closed.is_some() {
+        story.result.leave_unfinished("the run was ended before its proof was sealed");
     }
     Ok(Replay { story, torn_bytes: reader.torn_bytes(), differences, identical, view })
 }

@@ -255,6 +255,13 @@ pub fn schema() -> schemars::Schema {
 }
 
 impl RunResult {
+    /// The run's log is whole, and its proof is not.
+    pub fn leave_unfinished(&mut self, reason: &str) {
+        self.verdict = Verdict::Incomplete;
+        self.exit_code = Verdict::Incomplete.exit_code();
+        self.reason = reason.into();
+    }
+
     /// What the view says, in the form that is kept.
     pub fn of(view: &View) -> Self {
         let decision = verdict::verdict(view);
