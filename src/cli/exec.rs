@@ -14,17 +14,18 @@ use super::print::print_error;
 use crate::channel::{ExecRequest, ExitStatus, RefusalReason};
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::event::{Report, Reporter};
-use crate::image::{ImageProgress, ImageRequest, ImageStore};
+use crate::image::{BuiltImage, ImageProgress, ImageRequest, ImageStore};
 use crate::lane::Catalog;
 use crate::lane::model::{Image, Lane, Machine, MarkerRules, Network, TinyImage};
 use crate::lane::units::{Size, Span};
-use crate::machine::WaitHandle;
+use crate::machine::{RunFolders, WaitHandle};
 use crate::marker::{Wait, WaitProgress};
 use crate::plan;
+use crate::plan::model::Accelerator;
 use crate::preflight::accelerator::{self, Choice, Prober};
 use crate::preflight::{self};
 use crate::run::RunningMachine;
-use crate::run::machines::{self, RunFolders, Surroundings};
+use crate::run::machines::{self, Surroundings};
 
 /// For anything that is ours and not the command's.
 const OUR_FAILURE: u8 = 125;
@@ -100,13 +101,9 @@ async fn boot_and_run(context: &Context, arguments: &Arguments, environment: BTr
     let cancel = CancellationToken::new();
     let _signals = crate::run::SignalWatch::start(cancel.clone(), |_| {})?;
     let stopped = || Error::new(ErrorKind::Interrupted, "stopped before the command had ended");
-    tokio::select! {
-        biased;
-        status = prepare_and_run(context, arguments, environment, &cancel) => {
-            if cancel.is_cancelled() { Err(stopped()) } else { status }
-        }
-        () = cancel.cancelled() => Err(stopped()),
-    }
+    // Everything in there heeds `cancel`; what was started is ended before it returns.
+    let status = prepare_and_run(context, arguments, environment, &cancel).await;
+    if cancel.is_cancelled() { Err(stopped()) } else { status }
 }
 
 async fn prepare_and_run(
@@ -141,46 +138,94 @@ async fn prepare_and_run(
     };
     let built = store.ensure(&request, &progress, cancel.clone()).await?;
 
-    let evidence = Evidence::create(&context.work_root)?;
-    let (queue, reports) = sync_channel(1024);
-    // Nothing is kept of what happens but the console: facts are taken in so that nobody waits.
-    let drain = std::thread::spawn(move || drain(&reports));
-    let reporter = Reporter::new(queue);
-    let folders = RunFolders::create(&context.work_root, &evidence.id)?;
-    let surroundings = Surroundings {
-        run: &evidence.id,
-        lane: &lane,
-        work_root: &context.work_root,
-        project_root: &context.project_root,
-        evidence: &evidence.path,
-        accelerator: choice.mode,
-        reporter: &reporter,
-    };
-    let machines = machines::start(&surroundings, &folders, &BTreeMap::from([(name.clone(), built)])).await?;
-    let machine = machines.values().next().expect("the lane has one machine");
-    let deadline = arguments.deadline.scaled(accelerator::deadline_factor(choice.mode));
-    let command = ExecRequest { argv: arguments.command.clone(), environment, directory: None, stdin: true };
-    let outcome = tokio::select! {
-        outcome = in_guest(machine, command) => outcome,
-        () = tokio::time::sleep(deadline.duration()) => {
-            Err(Error::infrastructure(format!("the command did not end within {deadline}")))
-        }
-        () = cancel.cancelled() => Err(Error::new(ErrorKind::Interrupted, "stopped")),
-    };
-    machines::end(&machines).await;
+    let id = format!("exec-{}", crate::proof::random_id()?);
+    let folders = RunFolders::create(&context.work_root, &id)?;
+    let machine =
+        OneMachine { id: &id, lane: &lane, images: BTreeMap::from([(name.clone(), built)]), mode: choice.mode };
+    let outcome = machine.boot_and_run(context, arguments, environment, &folders, cancel).await;
+    let outcome = outcome.map_err(|error| keep_evidence(&context.work_root, &folders, &id, error));
     folders.remove(false);
-    drop((machines, reporter));
-    let _ = drain.join();
-    if outcome.is_ok() {
-        evidence.remove();
-        return outcome;
+    outcome
+}
+
+/// The machine of one `exec`, ready to be started.
+struct OneMachine<'a> {
+    id: &'a str,
+    lane: &'a Lane,
+    images: BTreeMap<String, BuiltImage>,
+    mode: Accelerator,
+}
+
+impl OneMachine<'_> {
+    async fn boot_and_run(
+        self,
+        context: &Context,
+        arguments: &Arguments,
+        environment: BTreeMap<String, String>,
+        folders: &RunFolders,
+        cancel: &CancellationToken,
+    ) -> Result<u8> {
+        let (queue, reports) = sync_channel(1024);
+        // Nothing is kept of what happens but the console: facts are taken in so that nobody waits.
+        let drain = std::thread::spawn(move || drain(&reports));
+        let reporter = Reporter::new(queue);
+        let surroundings = Surroundings {
+            run: self.id,
+            lane: self.lane,
+            work_root: &context.work_root,
+            project_root: &context.project_root,
+            evidence: &evidence_folder(folders),
+            accelerator: self.mode,
+            reporter: &reporter,
+        };
+        let machines = machines::start(&surroundings, folders, &self.images).await?;
+        let machine = machines.values().next().expect("the lane has one machine");
+        let deadline = arguments.deadline.scaled(accelerator::deadline_factor(self.mode));
+        let command = ExecRequest { argv: arguments.command.clone(), environment, directory: None, stdin: true };
+        let outcome = tokio::select! {
+            outcome = in_guest(machine, command) => outcome,
+            () = tokio::time::sleep(deadline.duration()) => {
+                Err(Error::infrastructure(format!("the command did not end within {deadline}")))
+            }
+            () = cancel.cancelled() => Err(Error::new(ErrorKind::Interrupted, "stopped")),
+        };
+        machines::end(&machines).await;
+        drop((machines, reporter));
+        let _ = drain.join();
+        outcome
     }
-    outcome.map_err(|error| evidence.explain(error))
+}
+
+/// Goes with the run's folders, unless something has to be explained by it.
+fn evidence_folder(folders: &RunFolders) -> PathBuf {
+    folders.scratch().join("evidence")
+}
+
+/// Moves what the console has recorded to where it stays, and points the error to it.
+fn keep_evidence(work_root: &Path, folders: &RunFolders, id: &str, error: Error) -> Error {
+    if error.kind() == ErrorKind::Interrupted {
+        return error;
+    }
+    let kept = work_root.join("exec").join(id);
+    let moved =
+        std::fs::create_dir_all(work_root.join("exec")).and_then(|()| std::fs::rename(evidence_folder(folders), &kept));
+    if moved.is_err() {
+        return error;
+    }
+    let console = kept.join("machines").join("guest").join("console.raw");
+    let length = std::fs::metadata(&console).map_or(0, |facts| facts.len());
+    let said = crate::console::excerpt(&console, length, 8, 0).ok();
+    let said = said.map(|excerpt| excerpt.lines.join("\n")).filter(|text| !text.trim().is_empty());
+    let error = error.hint(format!("the console is in `{}`", console.display()));
+    match said {
+        Some(text) => error.hint(format!("the console's last lines:\n{text}")),
+        None => error,
+    }
 }
 
 /// `--accel kvm` on a host where it does not work is refused, not replaced.
 fn refuse_unproven_kvm(arguments: &PlanArguments, choice: &Choice) -> Result<()> {
-    use crate::plan::model::{Accelerator, AcceleratorRequest};
+    use crate::plan::model::AcceleratorRequest;
     if arguments.request() == AcceleratorRequest::Kvm && choice.mode != Accelerator::Kvm {
         return Err(Error::blocked(format!("KVM is asked for and does not work here: {}", choice.detail))
             .hint("use `--accel auto` or `--accel tcg`"));
@@ -324,39 +369,6 @@ async fn carry(from: Option<impl AsyncRead + Unpin>, mut to: impl AsyncWrite + U
 
 fn drain(reports: &Receiver<Report>) {
     while reports.recv().is_ok() {}
-}
-
-/// What is left of an `exec` that went wrong.
-struct Evidence {
-    id: String,
-    path: PathBuf,
-}
-
-impl Evidence {
-    fn create(work_root: &Path) -> Result<Self> {
-        let folder = work_root.join("exec");
-        let failed = |error| Error::storage(error, format!("failed to create `{}`", folder.display()));
-        std::fs::create_dir_all(&folder).map_err(failed)?;
-        let path = tempfile::Builder::new().prefix("exec-").tempdir_in(&folder).map_err(failed)?.keep();
-        let id = path.file_name().and_then(|name| name.to_str()).unwrap_or("exec").to_owned();
-        Ok(Self { id, path })
-    }
-
-    fn remove(&self) {
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
-
-    fn explain(&self, error: Error) -> Error {
-        let console = self.path.join("machines").join("guest").join("console.raw");
-        let length = std::fs::metadata(&console).map_or(0, |facts| facts.len());
-        let said = crate::console::excerpt(&console, length, 8, 0).ok();
-        let said = said.map(|excerpt| excerpt.lines.join("\n")).filter(|text| !text.trim().is_empty());
-        let error = error.hint(format!("the console is in `{}`", console.display()));
-        match said {
-            Some(text) => error.hint(format!("the console's last lines:\n{text}")),
-            None => error,
-        }
-    }
 }
 
 /// Says on standard error what takes long.

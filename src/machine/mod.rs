@@ -6,6 +6,7 @@
 
 mod boundary;
 mod consoles;
+mod folders;
 pub mod keeper;
 pub mod qemu;
 mod recorder;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 
+pub use folders::RunFolders;
 pub use recorder::RecorderMachine;
 pub use state::{MachineState, WaitHandle};
 

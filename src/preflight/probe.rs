@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::lane::model::{ConsoleDevice, Firmware, Network};
 use crate::lane::units::Size;
+use crate::machine::RunFolders;
 use crate::machine::qemu::{self, DirectKernel, ProcessPlace, QemuDefinition, QemuProcess};
 use crate::machine::registry::{MachineRecord, RECORD_VERSION};
 use crate::plan::model::Accelerator;
@@ -21,7 +22,14 @@ pub struct ProbeGuest {
 
 /// Boots the guest; what happened, or why it counts as not working.
 pub async fn boot_under_kvm(work_root: &Path, guest: &ProbeGuest) -> Result<String, String> {
-    let folder = tempfile::Builder::new().prefix("bootproof-probe-").tempdir().map_err(|error| error.to_string())?;
+    let run = format!("probe-{}", std::process::id());
+    let folders = RunFolders::create(work_root, &run).map_err(|error| error.chain())?;
+    let outcome = boot_in(&folders, &run, work_root, guest).await;
+    folders.remove(false);
+    outcome
+}
+
+async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &ProbeGuest) -> Result<String, String> {
     let definition = QemuDefinition {
         name: "kvm-probe".into(),
         accelerator: Accelerator::Kvm,
@@ -40,9 +48,9 @@ pub async fn boot_under_kvm(work_root: &Path, guest: &ProbeGuest) -> Result<Stri
         relay: PathBuf::new(),
     };
     let place = ProcessPlace {
-        runtime: folder.path().into(),
-        evidence: folder.path().join("evidence"),
-        record_path: crate::machine::registry::folder(work_root).join(format!("probe-{}.json", std::process::id())),
+        runtime: folders.runtime().into(),
+        evidence: folders.scratch().join("evidence"),
+        record_path: crate::machine::registry::folder(work_root).join(format!("{run}.json")),
         record: MachineRecord {
             version: RECORD_VERSION,
             run: "probe".into(),
@@ -52,12 +60,12 @@ pub async fn boot_under_kvm(work_root: &Path, guest: &ProbeGuest) -> Result<Stri
             qemu_pid: 0,
             started: crate::event::wall_clock(),
             memory: definition.memory.bytes(),
-            control: folder.path().join("keeper.sock"),
+            control: folders.runtime().join("keeper.sock"),
             kept: false,
-            console: folder.path().join("console.sock"),
+            console: folders.runtime().join("console.sock"),
             forwards: Vec::new(),
         },
-        cleanup: vec![folder.path().into()],
+        run_folder: folders.scratch().into(),
     };
     let began = Instant::now();
     let started = QemuProcess::start(&qemu::program(), &definition, &place).await;

@@ -18,6 +18,7 @@ pub mod verify;
 pub use atomic::{write_atomic, write_json_atomic};
 pub use environment::Environment;
 pub use reports::{Difference, Replay, replay, write_reports};
+pub(crate) use root::random_id;
 pub use root::{ProofEntry, ProofRoot, find, list};
 pub use seal::{Seal, SealRequest, seal};
 pub use verify::{Finding, Verification, verify};

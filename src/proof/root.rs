@@ -232,7 +232,7 @@ fn check_name(what: &str, name: &str) -> Result<()> {
 }
 
 /// Eight hexadecimal digits from the kernel's random source.
-pub(super) fn random_id() -> Result<String> {
+pub(crate) fn random_id() -> Result<String> {
     let mut bytes = [0u8; 4];
     let filled = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
         .infrastructure(|| "failed to draw a random number".into())?;

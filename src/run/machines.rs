@@ -12,7 +12,7 @@ use crate::image::{BaseDisk, Boot, BuiltImage};
 use crate::lane::model::{Backend, Firmware, Lane, Machine as MachineDefinition};
 use crate::machine::qemu::{self, AttachedDisk, DirectKernel, ProcessPlace, QemuDefinition, QemuMachine, QemuSetup};
 use crate::machine::registry::{self, MachineRecord, RECORD_VERSION};
-use crate::machine::{Machine, MachineState, RecorderMachine};
+use crate::machine::{Machine, MachineState, RecorderMachine, RunFolders};
 use crate::marker::CompiledRules;
 use crate::plan::model::Accelerator;
 
@@ -27,38 +27,6 @@ pub struct Surroundings<'a> {
     pub evidence: &'a Path,
     pub accelerator: Accelerator,
     pub reporter: &'a Reporter,
-}
-
-/// The folders of a run outside its proof: removed with the run, unless its machines are kept.
-pub struct RunFolders {
-    /// Short, for sockets.
-    runtime: PathBuf,
-    /// In the work root, for disks.
-    scratch: PathBuf,
-}
-
-impl RunFolders {
-    pub fn create(work_root: &Path, run: &str) -> Result<Self> {
-        let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_dir());
-        let base = base.unwrap_or_else(std::env::temp_dir);
-        let runtime = tempfile::Builder::new()
-            .prefix("bootproof-")
-            .tempdir_in(&base)
-            .infrastructure(|| format!("failed to create a runtime folder in `{}`", base.display()))?
-            .keep();
-        let scratch = work_root.join("runs").join(run);
-        std::fs::create_dir_all(&scratch)
-            .map_err(|error| Error::storage(error, format!("failed to create `{}`", scratch.display())))?;
-        Ok(Self { runtime, scratch })
-    }
-
-    /// Removes both; what a kept machine uses stays and goes with it.
-    pub fn remove(&self, kept: bool) {
-        if !kept {
-            let _ = std::fs::remove_dir_all(&self.runtime);
-            let _ = std::fs::remove_dir_all(&self.scratch);
-        }
-    }
 }
 
 /// Starts them all. When one cannot be started the others are ended again.
@@ -125,8 +93,8 @@ async fn start_one(
                 .get(&definition.image)
                 .ok_or_else(|| Error::infrastructure(format!("image `{}` was not prepared", definition.image)))?;
             // Unix socket paths end at 108 bytes: a number is short whatever the machine is called.
-            let runtime = folders.runtime.join(index.to_string());
-            let scratch = folders.scratch.join(name);
+            let runtime = folders.runtime().join(index.to_string());
+            let scratch = folders.scratch().join(name);
             for folder in [&runtime, &scratch] {
                 std::fs::create_dir_all(folder)
                     .map_err(|error| Error::storage(error, format!("failed to create `{}`", folder.display())))?;
@@ -147,7 +115,7 @@ async fn start_one(
                     console: kept_folder(surroundings.work_root, surroundings.run, name).join("console.raw"),
                     forwards: Vec::new(),
                 },
-                cleanup: vec![runtime.clone(), scratch.clone()],
+                run_folder: folders.scratch().into(),
                 runtime,
                 evidence,
             };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::{Dispatcher, Observer};
-use super::machines::{self, RunFolders, Surroundings};
+use super::machines::{self, Surroundings};
 use super::signals::SignalWatch;
 use super::steps::{RunningMachine, StepContext};
 use super::{environment, executor};
@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Finding, Kind, LOG_VERSION, Reporter, Verdict};
 use crate::image::{BuiltImage, ImageProgress, ImageRequest, ImageStore};
 use crate::lane::model::Backend;
+use crate::machine::RunFolders;
 use crate::plan::Plan;
 use crate::plan::model::{Accelerator, LockState};
 use crate::preflight::{self, PreflightInputs, accelerator};

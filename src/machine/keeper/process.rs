@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -17,11 +18,10 @@ use rustix::process::{
 };
 
 use super::protocol::{KeeperSpec, Order, Status};
+use crate::machine::folders;
 
 /// Runs the keeper over this process's standard streams until its machine is gone.
 pub fn main() -> ExitCode {
-    // A terminal's Ctrl-C is for the run: the run decides what happens to its machines.
-    let _ = rustix::process::setsid();
     match keep() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,6 +46,8 @@ fn keep() -> io::Result<()> {
         return Ok(());
     }
     let spec: KeeperSpec = serde_json::from_str(&line)?;
+    // From here on nobody takes the run's folders for left over.
+    let run_folder = folders::hold(&spec.run_folder)?;
     let control = listen(&spec.control)?;
     let sockets = spec
         .sockets
@@ -57,7 +59,7 @@ fn keep() -> io::Result<()> {
     // QEMU has its own descriptors now; ours would keep a dead machine's sockets connectable.
     drop(sockets);
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    let mut keeper = Keeper { spec, child, pidfd, control, record_file, kept: None, run_is_there: true };
+    let mut keeper = Keeper { spec, child, pidfd, control, record_file, run_folder, kept: None, run_is_there: true };
     keeper.write_record()?;
     say(&Status::Started { pid: keeper.child.id() });
     let status = keeper.watch(&mut stdin)?;
@@ -74,9 +76,15 @@ fn lock_record(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(file)
+    loop {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        // Whoever looks for stale records (`ps`, another run) may have it for a moment, and have removed it then.
+        flock(&file, FlockOperation::LockExclusive)?;
+        let is_there = fs::metadata(path).is_ok_and(|there| there.ino() == file.metadata().map_or(0, |own| own.ino()));
+        if is_there {
+            return Ok(file);
+        }
+    }
 }
 
 /// Starts the machine's process with the listening sockets inherited.
@@ -118,6 +126,7 @@ struct Keeper {
     pidfd: OwnedFd,
     control: UnixListener,
     record_file: File,
+    run_folder: File,
     kept: Option<Kept>,
     run_is_there: bool,
 }
@@ -222,6 +231,10 @@ impl Keeper {
         self.kept = Some(Kept { consoles, waiting: Vec::new() });
         self.spec.record.kept = true;
         let _ = self.write_record();
+        // Whoever reads what the run says must not wait for the machine's end.
+        if let Ok(nowhere) = OpenOptions::new().write(true).open("/dev/null") {
+            let _ = rustix::stdio::dup2_stderr(nowhere);
+        }
         say(&Status::Kept);
     }
 
@@ -272,18 +285,37 @@ impl Keeper {
     }
 
     fn finish(&mut self, status: ExitStatus) {
-        if !self.run_is_there || self.spec.record.kept {
-            for path in &self.spec.cleanup {
-                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-                // The last machine of a run to go takes the run's own folder with it.
-                let _ = path.parent().map(fs::remove_dir);
-            }
-        }
         let _ = fs::remove_file(&self.spec.record_path);
         let _ = fs::remove_file(&self.spec.control);
+        if !self.run_is_there || self.spec.record.kept {
+            folders::give_up(&self.spec.run_folder, &self.run_folder);
+        }
         for caller in self.kept.iter_mut().flat_map(|kept| &mut kept.waiting) {
             let _ = caller.write_all(b"stopped\n");
         }
         say(&Status::Exited { code: status.code(), signal: status.signal() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_somebody_looks_at_is_waited_for_and_made_anew_when_they_removed_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("running").join("record.json");
+        drop(lock_record(&path).unwrap());
+        let looker = File::open(&path).unwrap();
+        flock(&looker, FlockOperation::LockExclusive).unwrap();
+        std::thread::scope(|scope| {
+            let keeper = scope.spawn(|| lock_record(&path).unwrap());
+            fs::remove_file(&path).unwrap();
+            drop(looker);
+            let held = keeper.join().unwrap();
+            assert_eq!(held.metadata().unwrap().ino(), fs::metadata(&path).unwrap().ino());
+            let other = File::open(&path).unwrap();
+            assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err(), "it is locked");
+        });
     }
 }

@@ -21,8 +21,8 @@ pub struct KeeperSpec {
     /// The record by which the machine is found again; held under a lock as long as the keeper lives.
     pub record_path: PathBuf,
     pub record: MachineRecord,
-    /// Removed when the machine has ended and no run is left that would do it.
-    pub cleanup: Vec<PathBuf>,
+    /// The run's folder, which counts as in use for as long as the keeper lives; removed by the last one to go.
+    pub run_folder: PathBuf,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -23,8 +23,8 @@ pub struct ProcessPlace {
     pub record_path: PathBuf,
     /// Its process numbers are filled in by the keeper.
     pub record: MachineRecord,
-    /// Removed by the keeper if the run is gone when the machine ends.
-    pub cleanup: Vec<PathBuf>,
+    /// The run's folder, which the keeper holds.
+    pub run_folder: PathBuf,
 }
 
 impl ProcessPlace {
@@ -77,7 +77,7 @@ impl QemuProcess {
             control: place.socket("keeper"),
             record_path: place.record_path.clone(),
             record: place.record.clone(),
-            cleanup: place.cleanup.clone(),
+            run_folder: place.run_folder.clone(),
         };
         let mut keeper = Keeper::start(&spec).await?;
         match Self::connect(place).await {
