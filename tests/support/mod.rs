@@ -1,6 +1,9 @@
 //! What the tests that run the real program share.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod own_lane;
+pub mod process;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
