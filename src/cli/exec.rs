@@ -30,6 +30,9 @@ use crate::run::machines::{self, Surroundings};
 /// For anything that is ours and not the command's.
 const OUR_FAILURE: u8 = 125;
 
+/// A shell's status for a command that SIGPIPE has ended.
+const BROKEN_PIPE: u8 = 128 + 13;
+
 const AFTER_HELP: &str = "\
 Examples:
   bootproof exec -- uname -r
@@ -346,22 +349,35 @@ async fn command_in_guest(machine: &RunningMachine, command: ExecRequest) -> Res
         });
     }
     let (stdout, stderr) = (execution.stdout.take(), execution.stderr.take());
-    let (_, _, status) =
-        tokio::join!(carry(stdout, tokio::io::stdout()), carry(stderr, tokio::io::stderr()), execution.wait());
+    let carried =
+        async { tokio::try_join!(carry(stdout, tokio::io::stdout()), carry(stderr, tokio::io::stderr())).map(drop) };
+    let status = async { Ok(execution.wait().await) };
+    let status = match tokio::try_join!(carried, status) {
+        Ok(((), status)) => status,
+        Err(error) => {
+            execution.cancel();
+            // As a command ends whose reader goes away.
+            return match error.kind() {
+                std::io::ErrorKind::BrokenPipe => Ok(BROKEN_PIPE),
+                _ => Err(error).infrastructure(|| format!("failed to pass on what `{program}` says")),
+            };
+        }
+    };
     match status.infrastructure(|| format!("`{program}` was lost in the guest"))? {
         ExitStatus::Code(code) => Ok(u8::try_from(code & 0xff).unwrap_or(OUR_FAILURE)),
         status @ ExitStatus::Signal(_) => Ok(u8::try_from(status.shell_code()).unwrap_or(OUR_FAILURE)),
     }
 }
 
+/// Fails when what comes cannot be passed on; that no more comes is told by the command's end.
 async fn carry(from: Option<impl AsyncRead + Unpin>, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
     let Some(mut from) = from else { return Ok(()) };
     let mut bytes = vec![0; 32 << 10];
     loop {
-        let count = from.read(&mut bytes).await?;
-        if count == 0 {
-            return to.flush().await;
-        }
+        let count = match from.read(&mut bytes).await {
+            Ok(0) | Err(_) => return to.flush().await,
+            Ok(count) => count,
+        };
         to.write_all(&bytes[..count]).await?;
         to.flush().await?;
     }
