@@ -213,11 +213,12 @@ async fn perform(
     // The first machine that fails ends the waits of the others.
     let each = machines.iter().map(|machine| {
         async move {
+            let began = Instant::now();
             let end = on_one_machine(context, *index, step, machine, deadline).await;
             // `select_ok` waits for a success: here that is the first failure.
             match end {
                 Ok(()) => Err(()),
-                Err(end) => Ok(in_the_name_of(machine, end)),
+                Err(end) => Ok(in_the_name_of(machine, end, began.elapsed())),
             }
         }
         .boxed()
@@ -327,11 +328,11 @@ async fn broken_off(work: impl Future<Output = StepResult>, step: &Step, machine
 const EXPLANATION: Duration = Duration::from_secs(2);
 
 /// A failure that does not know its machine yet gets its name and its last marker.
-fn in_the_name_of(machine: &RunningMachine, end: StepEnd) -> StepEnd {
+fn in_the_name_of(machine: &RunningMachine, end: StepEnd, waited: Duration) -> StepEnd {
     let failure = match end {
-        StepEnd::Failed(reason, message) => plain_failure(reason, message, Duration::ZERO),
+        StepEnd::Failed(reason, message) => plain_failure(reason, message, waited),
         StepEnd::ChannelLost(reason) => {
-            plain_failure(FailureReason::Refused, format!("the guest's agent was lost: {reason}"), Duration::ZERO)
+            plain_failure(FailureReason::Refused, format!("the guest's agent was lost: {reason}"), waited)
         }
         StepEnd::Because(failure) => *failure,
         StepEnd::Skipped(reason) => return StepEnd::Skipped(reason),
