@@ -73,17 +73,19 @@ impl ConsoleLine {
         }
     }
 
-    /// Calls back once everything that has been printed by now has been dealt with: at once, or from the reader.
-    pub fn after_what_is_printed(&self, callback: impl FnOnce() + Send + 'static) {
+    /// Calls back once everything that has been printed by now has been dealt with: at once, or from the reader. Gives
+    /// how many bytes that is, over all sockets.
+    pub fn after_what_is_printed(&self, callback: impl FnOnce() + Send + 'static) -> u64 {
         let mut progress = lock(&self.progress);
         let waiting = progress.current.as_ref().and_then(|stream| ioctl_fionread(stream).ok()).unwrap_or(0);
+        let at = progress.read + waiting;
         if waiting == 0 && !progress.busy {
             drop(progress);
             callback();
         } else {
-            let at = progress.read + waiting;
             progress.pending.push((at, Box::new(callback)));
         }
+        at
     }
 }
 

@@ -43,16 +43,19 @@ impl Consoles {
         attached.infrastructure(|| "failed to read the consoles".into())
     }
 
-    /// Returns once everything that either console has printed by now has been recorded and interpreted.
-    pub async fn settled(&self) {
+    /// Returns once everything that either console has printed by now has been recorded and interpreted; gives how many
+    /// bytes that is.
+    pub async fn settled(&self) -> u64 {
+        let mut printed = 0;
         for line in [&self.serial, &self.virtio] {
             let (sender, settled) = tokio::sync::oneshot::channel();
-            line.after_what_is_printed(move || {
+            printed += line.after_what_is_printed(move || {
                 let _ = sender.send(());
             });
             // An error is as good an answer: the reader is gone, and nothing more will be interpreted.
             let _ = settled.await;
         }
+        printed
     }
 
     /// Lets go of the machine's sockets and ends both captures.

@@ -52,16 +52,37 @@ struct Ending {
     shutdown: Option<(bool, String)>,
 }
 
+/// Tells a boot from the firmware's second start of the same one: SeaBIOS finds its variables changed after a reset, and
+/// resets once more before it does anything else.
+#[derive(Default)]
+struct Resets {
+    /// After a reset: how much the consoles had printed by then.
+    printed: Option<u64>,
+}
+
+impl Resets {
+    /// Whether this reset begins an epoch. `by_guest`: not asked for by us; `printed`: bytes by now.
+    fn begins_epoch(&mut self, by_guest: bool, printed: u64) -> bool {
+        // Once for each reset: a guest that does nothing but reset itself is told.
+        let again = self.printed.take() == Some(printed) && by_guest;
+        if !again {
+            self.printed = Some(printed);
+        }
+        !again
+    }
+}
+
 impl Supervisor {
     pub async fn run(mut self, mut keeper: Keeper) {
         let mut ending = Ending::default();
+        let mut resets = Resets::default();
         let mut repeats = 0;
         let mut session = false;
         let mut orders_open = true;
         let exit = loop {
             tokio::select! {
                 exit = keeper.exited() => break exit,
-                Some(event) = self.events.recv() => self.take_event(event, &mut ending).await,
+                Some(event) = self.events.recv() => self.take_event(event, &mut ending, &mut resets).await,
                 Some(event) = self.channel_events.recv() => {
                     session = matches!(event, ChannelEvent::Ready(_));
                     self.report_channel(event);
@@ -88,7 +109,7 @@ impl Supervisor {
         };
         // QEMU is gone; what it had said before is still to be heard, in order.
         while let Some(event) = self.events.recv().await {
-            self.take_event(event, &mut ending).await;
+            self.take_event(event, &mut ending, &mut resets).await;
         }
         self.consoles.settled().await;
         let (cause, detail) = ending.explain(exit, &self.stderr);
@@ -116,10 +137,13 @@ impl Supervisor {
         }
     }
 
-    async fn take_event(&self, event: Event, ending: &mut Ending) {
+    async fn take_event(&self, event: Event, ending: &mut Ending, resets: &mut Resets) {
         match event {
             Event::RESET { data, .. } => {
-                self.consoles.settled().await;
+                let printed = self.consoles.settled().await;
+                if !resets.begins_epoch(data.guest, printed) {
+                    return;
+                }
                 self.channel.forget_session("the machine was reset");
                 let origin = if data.guest { "reboot" } else { "reset" };
                 self.state.epoch_began(origin);
@@ -175,5 +199,22 @@ fn describe_death(exit: KeeperExit, stderr: &std::path::Path) -> String {
     match said.lines().rfind(|line| !line.trim().is_empty()) {
         Some(line) => format!("{how}; it said `{line}`"),
         None => how,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_firmwares_own_reset_after_a_reset_is_the_same_boot() {
+        let mut resets = Resets::default();
+        assert!(resets.begins_epoch(false, 100));
+        assert!(!resets.begins_epoch(true, 100), "nothing was printed in between");
+        assert!(resets.begins_epoch(true, 100), "but only once");
+        assert!(!resets.begins_epoch(true, 100));
+        assert!(resets.begins_epoch(true, 101));
+        assert!(resets.begins_epoch(true, 102), "something was");
+        assert!(resets.begins_epoch(false, 102), "asked for by us");
     }
 }
