@@ -1,6 +1,8 @@
 //! What the tests that run the real program share.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod files;
+pub mod guest_program;
 pub mod own_lane;
 pub mod process;
 
@@ -26,22 +28,30 @@ pub fn work_root() -> PathBuf {
 
 /// A work root of a test's own, with the shared images in it.
 pub struct OwnWorkRoot {
-    folder: tempfile::TempDir,
+    path: PathBuf,
+    /// Removed with it; `None` where somebody else does that.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl OwnWorkRoot {
     pub fn new() -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = folder.path().to_owned();
+        Self { _folder: Some(folder), ..Self::at(path) }
+    }
+
+    /// In a folder that is there already.
+    pub fn at(path: PathBuf) -> Self {
         for shared in ["images", "host"] {
             let there = work_root().join(shared);
             fs::create_dir_all(&there).unwrap();
-            std::os::unix::fs::symlink(there, folder.path().join(shared)).unwrap();
+            std::os::unix::fs::symlink(there, path.join(shared)).unwrap();
         }
-        Self { folder }
+        Self { path, _folder: None }
     }
 
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        &self.path
     }
 
     pub fn bootproof(&self) -> Command {

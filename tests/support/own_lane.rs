@@ -91,6 +91,15 @@ impl OwnLane {
     }
 }
 
+/// A test that fails leaves no kept machine up.
+impl Drop for OwnLane {
+    fn drop(&mut self) {
+        if !self.records().is_empty() {
+            let _ = self.bootproof(&["stop", "--all"]).output();
+        }
+    }
+}
+
 /// Visible entries of a folder; none where it does not exist.
 pub fn entries(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
@@ -101,13 +110,17 @@ pub fn entries(folder: &Path) -> Vec<PathBuf> {
 pub struct Running {
     child: Child,
     lines: Receiver<String>,
-    stdout: JoinHandle<Vec<u8>>,
+    stdout: Option<JoinHandle<Vec<u8>>>,
     said: String,
 }
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Of a child whose standard error is piped; its standard output may be, or may have been taken.
+    pub fn of(mut child: Child) -> Self {
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || {
@@ -117,13 +130,13 @@ impl Running {
                 }
             }
         });
-        let mut stdout = child.stdout.take().unwrap();
+        let stdout = child.stdout.take();
         let stdout = std::thread::spawn(move || {
             let mut bytes = Vec::new();
-            let _ = stdout.read_to_end(&mut bytes);
+            let _ = stdout.map(|mut stdout| stdout.read_to_end(&mut bytes));
             bytes
         });
-        Self { child, lines, stdout, said: String::new() }
+        Self { child, lines, stdout: Some(stdout), said: String::new() }
     }
 
     /// The next line of standard error; `None` when there is no more.
@@ -156,9 +169,8 @@ impl Running {
     }
 
     /// Kills it as the kernel's memory killer would.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub fn kill(self) {
+        drop(self);
     }
 
     /// Waits for the end: status, standard output, and all of standard error.
@@ -167,7 +179,8 @@ impl Running {
         let status = self.child.wait().unwrap();
         // Whoever has inherited standard error and lives on would keep these from ending.
         while self.next_line().is_some() {}
-        (status, self.stdout.join().unwrap(), self.said)
+        let stdout = self.stdout.take().unwrap().join().unwrap();
+        (status, stdout, std::mem::take(&mut self.said))
     }
 
     #[track_caller]
@@ -175,5 +188,13 @@ impl Running {
         let (ended, _, said) = self.end();
         assert_eq!(ended.code(), Some(status), "{said}");
         said
+    }
+}
+
+/// A test that fails leaves nothing running.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
