@@ -28,6 +28,8 @@ pub mod plan;
 #[cfg(feature = "host")]
 pub mod preflight;
 #[cfg(feature = "host")]
+mod process_group;
+#[cfg(feature = "host")]
 pub mod proof;
 #[cfg(feature = "host")]
 pub mod report;

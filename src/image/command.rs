@@ -1,9 +1,8 @@
 //! Runs the host's tools (apt-get, mmdebstrap, mkfs.ext4, ...) so that nothing of them outlives its purpose.
 //!
-//! What always holds: a tool runs in a process group of its own, which is ended as a whole when the work is cancelled or
-//! the caller goes away; its output is kept in bounded memory; its standard input is the lock of the temporary folder it
-//! works in, so that the folder counts as in use for as long as any process of the group lives, even when bootproof
-//! itself was killed. A tool that mounts does so in a mount namespace of its own, so that its mounts end with it: left in the
+//! What always holds: a tool runs in a process group of its own, which is ended as a whole when the work is cancelled, the
+//! caller goes away or bootproof is killed; its output is kept in bounded memory; its standard input is the lock of the
+//! temporary folder it works in, so that the folder counts as in use for as long as any process of the group lives. A tool that mounts does so in a mount namespace of its own, so that its mounts end with it: left in the
 //! host's, they would lead whoever cleans up into the host's own `/dev/shm`.
 
 use std::collections::VecDeque;
@@ -11,12 +10,13 @@ use std::fs::File;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::process_group::ProcessGroup;
 
 /// How many lines of a tool's standard error are kept.
 const KEPT_LINES: usize = 400;
@@ -101,7 +101,8 @@ impl<'a> Tool<'a> {
             }
             None => Stdio::null(),
         };
-        self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut group = ProcessGroup::new()?;
+        self.command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(group.number());
         let mut child = match self.command.spawn() {
             Ok(child) => child,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -112,7 +113,6 @@ impl<'a> Tool<'a> {
             }
             Err(error) => return Err(Error::infrastructure(format!("failed to start `{name}`")).with_source(error)),
         };
-        let group = ProcessGroup(child.id().and_then(|id| Pid::from_raw(id as i32)));
         let mut stdout = Lines::new(child.stdout.take());
         let mut stderr = Lines::new(child.stderr.take());
         let mut said = String::new();
@@ -139,7 +139,7 @@ impl<'a> Tool<'a> {
                 },
                 status = child.wait(), if stdout.ended() && stderr.ended() => {
                     let status = status.infrastructure(|| format!("failed to wait for `{name}`"))?;
-                    group.forget();
+                    group.ended().await;
                     return Ok(Finished { status, stdout: said, stderr: complained.into() });
                 }
             }
@@ -167,28 +167,6 @@ pub(super) fn failed(name: &str, doing: &str, finished: &Finished) -> Error {
 
 pub(super) fn interrupted() -> Error {
     Error::new(ErrorKind::Interrupted, "interrupted while preparing an image")
-}
-
-/// Ends a whole process group unless it is known to be gone.
-struct ProcessGroup(Option<Pid>);
-
-impl ProcessGroup {
-    fn signal(&self, signal: Signal) {
-        if let Some(group) = self.0 {
-            // Already gone is as good.
-            let _ = kill_process_group(group, signal);
-        }
-    }
-
-    fn forget(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for ProcessGroup {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-    }
 }
 
 /// Lines of a pipe, lossily decoded; waits for ever once the pipe has ended.

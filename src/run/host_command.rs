@@ -7,12 +7,12 @@ use std::io;
 use std::path::Path;
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use super::steps::check::ExitStatus;
 use crate::error::{Context, Error, Result};
+use crate::process_group::ProcessGroup;
 
 /// What is kept of each of a command's outputs.
 pub const OUTPUT_LIMIT: u64 = 16 << 20;
@@ -35,7 +35,7 @@ pub struct HostOutput {
 pub async fn run(command: HostCommand<'_>) -> Result<HostOutput> {
     let program = command.argv.first().ok_or_else(|| Error::usage("a command needs a program"))?;
     let said = || format!("failed to run `{program}`");
-    let mut group = Group::new().infrastructure(|| "failed to start `sh`".into())?;
+    let mut group = ProcessGroup::new()?;
     let mut child = Command::new(program)
         .args(&command.argv[1..])
         .envs(command.environment)
@@ -43,7 +43,7 @@ pub async fn run(command: HostCommand<'_>) -> Result<HostOutput> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(group.number.as_raw_nonzero().get())
+        .process_group(group.number())
         .spawn()
         .infrastructure(said)?;
     let mut stdin = child.stdin.take().expect("standard input is piped");
@@ -71,47 +71,6 @@ async fn collect(mut from: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
     (&mut from).take(OUTPUT_LIMIT).read_to_end(&mut kept).await?;
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
     Ok(kept)
-}
-
-/// A process group, which is killed unless it was said to have ended. Its leader does that when nobody else can any more:
-/// its input ends with this process, in whatever manner.
-struct Group {
-    number: Pid,
-    leader: Child,
-    has_ended: bool,
-}
-
-impl Group {
-    fn new() -> io::Result<Self> {
-        let leader = Command::new("sh")
-            .args(["-c", "read -r ended || kill -s KILL 0"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        let number = leader.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let number = number.ok_or_else(|| io::Error::other("it has no process number"))?;
-        Ok(Self { number, leader, has_ended: false })
-    }
-
-    /// The command has ended by itself: what it has left in the background on purpose stays.
-    async fn ended(&mut self) {
-        self.has_ended = true;
-        if let Some(mut stdin) = self.leader.stdin.take() {
-            // A leader that is gone needs no word.
-            let _ = stdin.write_all(b"ended\n").await;
-        }
-        let _ = self.leader.wait().await;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            let _ = kill_process_group(self.number, Signal::KILL);
-        }
-    }
 }
 
 #[cfg(test)]
