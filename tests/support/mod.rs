@@ -29,6 +29,8 @@ pub fn work_root() -> PathBuf {
 /// A work root of a test's own, with the shared images in it.
 pub struct OwnWorkRoot {
     path: PathBuf,
+    /// Stands for the user's runtime folder, so that what is left there can be told. Short: sockets live in it.
+    pub runtime: tempfile::TempDir,
     /// Removed with it; `None` where somebody else does that.
     _folder: Option<tempfile::TempDir>,
 }
@@ -47,7 +49,7 @@ impl OwnWorkRoot {
             fs::create_dir_all(&there).unwrap();
             std::os::unix::fs::symlink(there, path.join(shared)).unwrap();
         }
-        Self { path, _folder: None }
+        Self { path, runtime: tempfile::tempdir().unwrap(), _folder: None }
     }
 
     pub fn path(&self) -> &Path {
@@ -56,7 +58,7 @@ impl OwnWorkRoot {
 
     pub fn bootproof(&self) -> Command {
         let mut command = bootproof();
-        command.env("BOOTPROOF_WORK_ROOT", self.path());
+        command.env("BOOTPROOF_WORK_ROOT", self.path()).env("XDG_RUNTIME_DIR", self.runtime.path());
         command
     }
 

@@ -16,8 +16,6 @@ pub struct OwnLane {
     /// Where the lane file is; what it names by relative paths is here.
     pub folder: tempfile::TempDir,
     pub work: OwnWorkRoot,
-    /// Stands for the user's runtime folder, so that what is left there can be told. Short: sockets live in it.
-    runtime: tempfile::TempDir,
 }
 
 impl OwnLane {
@@ -30,13 +28,13 @@ impl OwnLane {
         let folder = tempfile::tempdir().unwrap();
         let header = "version = 1\n[lane]\nname = \"own\"\nsummary = \"a test's own\"\ndeadline = \"5m\"\n";
         fs::write(folder.path().join("lane.toml"), format!("{header}{rest}")).unwrap();
-        Self { folder, work, runtime: tempfile::tempdir().unwrap() }
+        Self { folder, work }
     }
 
     /// Any command on this work root.
     pub fn bootproof(&self, arguments: &[&str]) -> Command {
         let mut command = self.work.bootproof();
-        command.current_dir(self.folder.path()).env("XDG_RUNTIME_DIR", self.runtime.path()).args(arguments);
+        command.current_dir(self.folder.path()).args(arguments);
         command
     }
 
@@ -79,7 +77,8 @@ impl OwnLane {
     #[track_caller]
     pub fn expect_nothing_left(&self) {
         process::expect_none_left(self.work.path());
-        let folders = [self.work.path().join("running"), self.work.path().join("runs"), self.runtime.path().into()];
+        let folders =
+            [self.work.path().join("running"), self.work.path().join("runs"), self.work.runtime.path().into()];
         let left: Vec<PathBuf> = folders.iter().flat_map(|folder| entries(folder)).collect();
         assert!(left.is_empty(), "{left:?}");
     }
