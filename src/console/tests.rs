@@ -119,6 +119,29 @@ mod naive {
         (found.len(), MOVED.is_match(found))
     }
 
+    /// Undoes percent-encoding, unless that would bring control characters or lose bytes. The generator below puts no
+    /// other unsafe characters there.
+    fn percent_decoded(word: &str) -> String {
+        let mut decoded = Vec::new();
+        for (index, part) in word.split('%').enumerate() {
+            let digits = part.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+            match digits {
+                Some(digits) if index > 0 => {
+                    decoded.push(u8::from_str_radix(digits, 16).unwrap());
+                    decoded.extend(part[2..].bytes());
+                }
+                _ => {
+                    decoded.extend((index > 0).then_some(b'%'));
+                    decoded.extend(part.bytes());
+                }
+            }
+        }
+        match String::from_utf8(decoded) {
+            Ok(text) if !text.contains(|one: char| one == '\u{fffd}' || (one.is_control() && one != '\t')) => text,
+            _ => word.to_owned(),
+        }
+    }
+
     /// Compiling costs more than matching here.
     fn compiled(expression: &str) -> Regex {
         thread_local!(static COMPILED: RefCell<HashMap<String, Regex>> = RefCell::default());
@@ -166,9 +189,10 @@ mod naive {
                 counted &= fits.is_some();
                 sequence = fits.filter(|_: &u64| counted);
             }
-            let (name, node) = match words[1].strip_suffix(".node01") {
+            let word = percent_decoded(words[1]);
+            let (name, node) = match word.strip_suffix(".node01") {
                 Some(name) if !name.is_empty() => (name, Some("node01".to_string())),
-                _ => (words[1], None),
+                _ => (word.as_str(), None),
             };
             let standing = if counted { "Counted" } else { "Damaged" };
             told.push(format!("marker {name} {node:?} {sequence:?} {standing} {place}"));
@@ -207,6 +231,11 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
         b"BOOTPROOF_MARKER boot",
         b"BOOTPROOF_MARKER ",
         b"BOOTPROOF_",
+        b".node01",
+        b"%2e",
+        b"%1b",
+        b"%c3%a9",
+        b"%",
         b"[    1.234567] Kernel panic - not syncing: VFS",
         b"[\x1b[0;1;31mFAILED\x1b[0m] Failed to start \x1b[0;1;39metcd\x1b[0m.",
         b"[FAILED] Failed to start etcd",
@@ -339,6 +368,25 @@ proptest! {
         let feeds = bytes.iter().filter(|byte| **byte == b'\n').count();
         let open = usize::from(bytes.last().is_some_and(|byte| *byte != b'\n'));
         prop_assert_eq!(text.lines().count(), feeds + open);
+    }
+}
+
+/// What the property above once found: the naive reading took percent-encoded names as they stand.
+#[test]
+fn a_percent_encoded_name_reads_the_same_to_both() {
+    for (bytes, name) in [
+        (&b"BOOTPROOF_MARKER boot%2a\n\n"[..], "boot* None"),
+        (b"BOOTPROOF_MARKER boot%2026\n", "boot 26 None"),
+        (b"BOOTPROOF_MARKER boot%2enode01\n", "boot Some(\"node01\")"),
+        (b"BOOTPROOF_MARKER boot%c3%a9\n", "boot\u{e9} None"),
+        (b"BOOTPROOF_MARKER boot%c3\n", "boot%c3 None"),
+        (b"BOOTPROOF_MARKER %2aboot%1b\n", "%2aboot%1b None"),
+        (b"BOOTPROOF_MARKER %boot%2%%2a\n", "%boot%2%* None"),
+    ] {
+        let quick: Vec<_> = findings(&RULES, &[bytes]).iter().map(told).collect();
+        let length = bytes.trim_ascii_end().len();
+        assert_eq!(quick, [format!("marker {name} None Counted at 0+{length}")]);
+        assert_eq!(quick, naive::findings(bytes, &["login: $", "é+x"]));
     }
 }
 
