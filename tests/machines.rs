@@ -7,12 +7,12 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, getsid};
+use rustix::process::{Pid, Signal, getsid};
 use support::files::until_it_contains;
 use support::guest_program::say;
-use support::own_lane::{OwnLane, entries};
+use support::own_lane::{OwnLane, Running, entries};
 use support::process::Process;
 use support::{OwnWorkRoot, events_of, expect_status, result_of, stderr_of, stdout_of};
 
@@ -138,6 +138,28 @@ fn kept_machines_go_on_are_found_and_stopped_and_leave_the_proof_alone() {
     assert!(processes[1].ends_within(Duration::ZERO));
     lane.expect_nothing_left();
     lane.ask(&["proof", "verify", "latest"]);
+}
+
+#[test]
+fn a_kept_machine_that_does_not_take_sigterm_is_killed() {
+    let lane = OwnLane::new(&format!("[machines.m]\n{UP}"));
+    expect_status(&lane.run(&["--keep"]), 0);
+    let records = lane.records();
+    let qemu = Process::open(u32::try_from(records[0]["qemu_pid"].as_u64().unwrap()).unwrap()).unwrap();
+    // A stopped process takes SIGTERM once it goes on, and SIGKILL at once.
+    qemu.kill(Signal::STOP);
+    let asked = Instant::now();
+    let mut first = lane.bootproof(&["stop", "m"]);
+    let first = Running::start(&mut first);
+    // Whoever asks meanwhile gets the same answer, and gives it no more time.
+    let mut second = lane.bootproof(&["--quiet", "stop", "--all"]);
+    let second = Running::start(&mut second);
+    for said in [first.expect(0), second.expect(0)] {
+        assert!(said.contains("killed ") && said.contains("/m: its QEMU did not end within 10s of SIGTERM"), "{said}");
+    }
+    assert!(asked.elapsed() >= Duration::from_secs(10), "it had time to end by itself");
+    assert!(qemu.ends_within(Duration::ZERO));
+    lane.expect_nothing_left();
 }
 
 #[test]

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::Context;
 use crate::error::{Context as _, Error, Result};
+use crate::machine::keeper::{KILLED, STOPPED, TERMINATION_BOUND};
 use crate::machine::registry::{self, MachineRecord};
 
-/// QEMU writes back what it holds of its disks before it goes; a host that is busy with that needs a while.
+/// The keeper kills what does not end by itself; a host that is busy needs a while for that, too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
@@ -38,9 +39,15 @@ pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
         chosen.extend(found);
     }
     for record in chosen {
-        stop(record)?;
-        if !context.quiet {
-            eprintln!("stopped {}/{}", record.run, record.machine);
+        let ending = stop(record)?;
+        let name = format!("{}/{}", record.run, record.machine);
+        match ending {
+            Ending::Stopped if context.quiet => {}
+            Ending::Stopped => eprintln!("stopped {name}"),
+            Ending::Killed => eprintln!(
+                "killed {name}: its QEMU did not end within {}s of SIGTERM; what it had not written to its disks may be lost",
+                TERMINATION_BOUND.as_secs()
+            ),
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -50,8 +57,15 @@ fn is_meant(record: &MachineRecord, wanted: &str) -> bool {
     wanted == record.machine || wanted == record.run || wanted == format!("{}/{}", record.run, record.machine)
 }
 
+enum Ending {
+    /// When asked to.
+    Stopped,
+    /// It had to be killed.
+    Killed,
+}
+
 /// Asks the machine's keeper, which answers once the machine is gone.
-fn stop(record: &MachineRecord) -> Result<()> {
+fn stop(record: &MachineRecord) -> Result<Ending> {
     let said = || format!("failed to stop `{}/{}`", record.run, record.machine);
     let hint = || format!("its QEMU is process {}, its keeper process {}", record.qemu_pid, record.keeper_pid);
     let mut keeper = UnixStream::connect(&record.control).infrastructure(said)?;
@@ -59,5 +73,9 @@ fn stop(record: &MachineRecord) -> Result<()> {
     keeper.write_all(b"stop\n").infrastructure(said)?;
     let mut answer = String::new();
     keeper.read_to_string(&mut answer).infrastructure(said).map_err(|error| error.hint(hint()))?;
-    if answer.trim() == "stopped" { Ok(()) } else { Err(Error::infrastructure(said()).hint(hint())) }
+    match answer.trim() {
+        STOPPED => Ok(Ending::Stopped),
+        KILLED => Ok(Ending::Killed),
+        _ => Err(Error::infrastructure(said()).hint(hint())),
+    }
 }

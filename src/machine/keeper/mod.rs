@@ -16,4 +16,4 @@ mod protocol;
 
 pub use client::{Keeper, KeeperExit};
 pub use process::main;
-pub use protocol::{KeeperSpec, SocketSpec};
+pub use protocol::{KILLED, KeeperSpec, STOPPED, SocketSpec, TERMINATION_BOUND};

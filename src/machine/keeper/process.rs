@@ -9,15 +9,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
 };
 
-use super::protocol::{KeeperSpec, Order, Status};
+use super::protocol::{KILLED, KeeperSpec, Order, STOPPED, Status, TERMINATION_BOUND};
 use crate::machine::folders;
 
 /// Runs the keeper over this process's standard streams until its machine is gone.
@@ -59,7 +60,18 @@ fn keep() -> io::Result<()> {
     // QEMU has its own descriptors now; ours would keep a dead machine's sockets connectable.
     drop(sockets);
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    let mut keeper = Keeper { spec, child, pidfd, control, record_file, run_folder, kept: None, run_is_there: true };
+    let mut keeper = Keeper {
+        spec,
+        child,
+        pidfd,
+        control,
+        record_file,
+        run_folder,
+        kept: None,
+        run_is_there: true,
+        kill_at: None,
+        overdue: false,
+    };
     keeper.write_record()?;
     say(&Status::Started { pid: keeper.child.id() });
     let status = keeper.watch(&mut stdin)?;
@@ -129,6 +141,10 @@ struct Keeper {
     run_folder: File,
     kept: Option<Kept>,
     run_is_there: bool,
+    /// Until when the machine may take to end, having been asked to.
+    kill_at: Option<Instant>,
+    /// It took longer, and was killed.
+    overdue: bool,
 }
 
 /// What a machine needs that goes on without its run.
@@ -154,6 +170,11 @@ impl Keeper {
                 continue;
             }
             let (child_ended, run_spoke, caller, consoles) = self.wait()?;
+            if !child_ended && self.kill_at.is_some_and(|bound| bound <= Instant::now()) {
+                self.kill_at = None;
+                self.overdue = true;
+                self.kill(Signal::KILL);
+            }
             for index in consoles.into_iter().rev() {
                 self.record_console(index);
             }
@@ -169,7 +190,8 @@ impl Keeper {
         }
     }
 
-    /// Blocks until something happens; says what: child ended, the run spoke, a caller came, consoles that printed.
+    /// Blocks until something happens, or the machine's time to end is over; says what: child ended, the run spoke, a
+    /// caller came, consoles that printed.
     fn wait(&self) -> io::Result<(bool, bool, bool, Vec<usize>)> {
         let stdin = io::stdin();
         let nothing: &[KeptConsole] = &[];
@@ -182,7 +204,9 @@ impl Keeper {
         let mut polled: Vec<PollFd<'_>> =
             watched.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         loop {
-            match poll(&mut polled, None) {
+            let left = self.kill_at.map(|bound| bound.saturating_duration_since(Instant::now()));
+            let left = left.map(|left| Timespec::try_from(left).expect("the bound is no longer than seconds"));
+            match poll(&mut polled, left.as_ref()) {
                 Ok(_) => break,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -261,14 +285,18 @@ impl Keeper {
     fn answer(&mut self) {
         let Ok((mut caller, _)) = self.control.accept() else { return };
         // Somebody who connects and says nothing must not hold the keeper up.
-        let _ = caller.set_read_timeout(Some(std::time::Duration::from_secs(1)));
+        let _ = caller.set_read_timeout(Some(Duration::from_secs(1)));
         let mut wish = [0; 16];
         let read = caller.read(&mut wish).unwrap_or(0);
         if read == 0 {
             return;
         }
-        // SIGTERM lets QEMU write back what it holds of its disks.
+        // SIGTERM lets QEMU write back what it holds of its disks. One that hangs or is stopped does not take it; asking
+        // again gives it no more time.
         self.kill(Signal::TERM);
+        if !self.overdue {
+            self.kill_at.get_or_insert_with(|| Instant::now() + TERMINATION_BOUND);
+        }
         match &mut self.kept {
             Some(kept) => kept.waiting.push(caller),
             None => self.kept = Some(Kept { consoles: Vec::new(), waiting: vec![caller] }),
@@ -290,8 +318,9 @@ impl Keeper {
         if !self.run_is_there || self.spec.record.kept {
             folders::give_up(&self.spec.run_folder, &self.run_folder);
         }
+        let how = if self.overdue { KILLED } else { STOPPED };
         for caller in self.kept.iter_mut().flat_map(|kept| &mut kept.waiting) {
-            let _ = caller.write_all(b"stopped\n");
+            let _ = writeln!(caller, "{how}");
         }
         say(&Status::Exited { code: status.code(), signal: status.signal() });
     }

@@ -1,10 +1,20 @@
-//! What a run and a keeper say to each other: one JSON document a line.
+//! What a run and a keeper say to each other: one JSON document a line. And what a keeper answers on its own socket to
+//! whoever wants its machine to stop: one word, once the machine is gone.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::machine::registry::MachineRecord;
+
+/// How long a machine that was asked to stop may take before it is killed.
+pub const TERMINATION_BOUND: Duration = Duration::from_secs(10);
+
+/// The answer to a wish to stop: the machine ended by itself, having been asked to.
+pub const STOPPED: &str = "stopped";
+/// The answer to a wish to stop: the machine had to be killed.
+pub const KILLED: &str = "killed";
 
 /// First line on the keeper's standard input.
 #[derive(Debug, Serialize, Deserialize)]
