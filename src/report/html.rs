@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::describe;
 use super::document::{Block, Cell, Document};
-use super::text::one_line;
+use super::text::{literals, one_line};
 use crate::event::{Outcome, Verdict};
 
 /// The document as a page of its own.
@@ -114,15 +114,12 @@ fn verdict_badge(verdict: Verdict) -> String {
     format!("<span class=\"badge {class}\">{}</span>", verdict.as_str())
 }
 
-/// Texts write what is literal in backticks; an odd one out stays as it is.
 fn with_code(text: &str) -> String {
-    let parts: Vec<String> = escape(text).split('`').map(str::to_owned).collect();
     let mut page = String::new();
-    for (at, part) in parts.iter().enumerate() {
-        match (at % 2 == 1, at + 1 < parts.len()) {
-            (true, true) => push(&mut page, format_args!("<code>{part}</code>")),
-            (true, false) => push(&mut page, format_args!("`{part}")),
-            (false, _) => page.push_str(part),
+    for (at, part) in literals(&one_line(text)).into_iter().enumerate() {
+        match at % 2 {
+            0 => page.push_str(&escape(part)),
+            _ => push(&mut page, format_args!("<code>{}</code>", escape(part))),
         }
     }
     page
@@ -170,6 +167,7 @@ th, td { padding: .45rem .8rem; text-align: left; vertical-align: top; border-bo
 th { background: var(--panel); color: var(--dim); font-weight: 600; white-space: nowrap; }
 tbody tr:last-child td { border-bottom: 0; }
 td { font-variant-numeric: tabular-nums; }
+td code { overflow-wrap: break-word; }
 td:first-child { white-space: nowrap; }
 .good { color: var(--good); }
 .bad { color: var(--bad); font-weight: 600; }

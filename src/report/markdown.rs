@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::describe;
 use super::document::{Block, Cell, Document};
-use super::text::one_line;
+use super::text::{literals, one_line};
 
 /// The document as GitHub-flavoured Markdown.
 pub fn markdown(document: &Document) -> String {
@@ -111,21 +111,21 @@ fn escape(text: &str) -> String {
     escaped.replace("://", "\\://").replace("www.", "www\\.").replace("mailto:", "mailto\\:")
 }
 
-/// Texts write what is literal in backticks; an odd one out stays as it is.
 fn with_code(text: &str) -> String {
     let mut page = String::new();
-    let mut rest = text;
-    while let Some((before, (inside, after))) =
-        rest.split_once('`').and_then(|(before, rest)| Some((before, rest.split_once('`')?)))
-    {
+    for (at, part) in literals(text).into_iter().enumerate() {
+        if at % 2 == 1 {
+            page.push_str(&code(part));
+            continue;
+        }
         // Escaping trims, and the spaces around a span are wanted.
-        let (space_before, space_after) = (before.ends_with(' '), after.starts_with(' '));
-        push(&mut page, format_args!("{}{}{}", escape(before), if space_before { " " } else { "" }, code(inside)));
-        if space_after {
+        if at > 0 && part.starts_with(' ') {
             page.push(' ');
         }
-        rest = after;
+        page.push_str(&escape(part));
+        if part.ends_with(' ') && !part.trim().is_empty() {
+            page.push(' ');
+        }
     }
-    page.push_str(&escape(rest));
     page
 }

@@ -32,6 +32,31 @@ pub fn shorten(text: &str, limit: usize) -> String {
     }
 }
 
+/// The parts of a text in turn: plain, literal, plain, ... Texts write what is literal in backticks; an odd one out stays
+/// as it is. Within a literal there may be what other programs said, and some of them quote `` `like this' ``: a backtick
+/// between a space and a word ends no literal.
+pub fn literals(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some((plain, (literal, after))) =
+        rest.split_once('`').and_then(|(plain, after)| Some((plain, split_at_closing(after)?)))
+    {
+        parts.extend([plain, literal]);
+        rest = after;
+    }
+    parts.push(rest);
+    parts
+}
+
+fn split_at_closing(text: &str) -> Option<(&str, &str)> {
+    let splits = || text.match_indices('`').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let opens = |(before, after): &(&str, &str)| {
+        before.ends_with(char::is_whitespace) && after.starts_with(|next: char| next.is_alphanumeric() || next == '/')
+    };
+    // Where none closes, nothing was quoted within, and the texts just stand close together.
+    splits().find(|split| !opens(split)).or_else(|| splits().next())
+}
+
 /// A length of time as people read it: `850ms`, `2.3s`, `61.0s`, `5m 02s`, `1h 04m 05s`.
 pub fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
@@ -68,6 +93,23 @@ mod tests {
         assert_eq!(shorten("grüner", 4), "grü…");
         assert_eq!(shorten("ab", 0), "…");
         assert_eq!(shorten("", 0), "");
+    }
+
+    #[test]
+    fn a_literal_may_hold_what_quotes_by_backtick_and_apostrophe() {
+        for (text, expected) in [
+            ("", &[""][..]),
+            ("no literal", &["no literal"]),
+            ("`a` and (`b c`).", &["", "a", " and (", "b c", ")."]),
+            ("`a`/`b`", &["", "a", "/", "b", ""]),
+            ("one `odd", &["one `odd"]),
+            ("the prefix ` ` or `x ` is", &["the prefix ", " ", " or ", "x ", " is"]),
+            ("said `q: Assertion `a == b' failed.`; so", &["said ", "q: Assertion `a == b' failed.", "; so"]),
+            ("said `cannot stat `/x': none`", &["said ", "cannot stat `/x': none", ""]),
+            ("`open `x", &["", "open ", "x"]),
+        ] {
+            assert_eq!(literals(text), expected, "{text}");
+        }
     }
 
     #[test]
