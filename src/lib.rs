@@ -24,6 +24,8 @@ pub mod machine;
 #[cfg(feature = "host")]
 pub mod marker;
 #[cfg(feature = "host")]
+pub mod network;
+#[cfg(feature = "host")]
 pub mod plan;
 #[cfg(feature = "host")]
 pub mod preflight;

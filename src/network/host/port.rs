@@ -1,0 +1,140 @@
+//! The task that moves the stack's frames and its time.
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddrV4;
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+use super::stack::Shared;
+use super::stream::{HostListener, HostStream};
+use crate::error::{Context, Result};
+use crate::network::address::{EndAddress, HOST, NetworkAddresses, Subnet};
+use crate::network::frame::{HEADER, Item, LONGEST, item_at};
+use crate::network::switch::Switch;
+
+/// The host on a network. Its connections end with it.
+pub struct HostPort {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl HostPort {
+    /// Joins a network as `host`, with the host's address on it. Within a tokio runtime.
+    pub fn join(switch: &Switch, addresses: &NetworkAddresses, seed: u64) -> Result<Self> {
+        Self::join_as(switch, HOST, addresses.host, addresses.subnet, seed)
+    }
+
+    /// Joins a network under another name, as if it were a machine.
+    pub fn join_as(switch: &Switch, name: &str, address: EndAddress, subnet: Subnet, seed: u64) -> Result<Self> {
+        let failed = || format!("failed to join the network `{}` as `{name}`", switch.network());
+        let (ours, theirs) = StdStream::pair().infrastructure(failed)?;
+        ours.set_nonblocking(true).infrastructure(failed)?;
+        let stream = UnixStream::from_std(ours).infrastructure(failed)?;
+        switch.attach(name, theirs)?;
+        let shared = Arc::new(Shared::new(address, subnet, seed));
+        let task = tokio::spawn(run(shared.clone(), stream));
+        Ok(Self { shared, task })
+    }
+
+    /// Connects to a machine. It is tried until it succeeds, the machine refuses, or the caller stops waiting.
+    ///
+    /// Errors: `ConnectionRefused`; `NetworkDown` where the network ended; `InvalidInput` for what is no address.
+    pub async fn connect(&self, remote: SocketAddrV4) -> io::Result<HostStream> {
+        HostStream::connect(&self.shared, remote).await
+    }
+
+    /// Listens on a port; `backlog` connections may come before the next is accepted, more are refused.
+    pub fn listen(&self, port: u16, backlog: usize) -> io::Result<HostListener> {
+        HostListener::new(&self.shared, port, backlog)
+    }
+}
+
+impl Drop for HostPort {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.shared.lock().end();
+    }
+}
+
+async fn run(shared: Arc<Shared>, stream: UnixStream) {
+    // However it ends, what waits for it has to hear of it. The reason is the switch's to tell.
+    let _ = exchange(&shared, &stream).await;
+    shared.lock().end();
+}
+
+async fn exchange(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
+    let mut buffer = vec![0; HEADER + LONGEST];
+    let mut kept = 0;
+    // Of what the device has to send, what was taken out and not sent yet.
+    let mut sending = Vec::new();
+    let mut sent = 0;
+    loop {
+        let delay = {
+            let mut stack = shared.lock();
+            let delay = stack.advance();
+            if sent == sending.len() {
+                sending.clear();
+                std::mem::swap(&mut sending, &mut stack.device.outgoing);
+                sent = 0;
+            }
+            delay
+        };
+        while sent < sending.len() {
+            match stream.try_write(&sending[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        // What the stack could not send for want of room is tried when there is some.
+        let writing = sent < sending.len();
+        if !writing && !shared.lock().device.outgoing.is_empty() {
+            continue;
+        }
+        let interest = if writing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let timer = async {
+            match delay {
+                Some(delay) => tokio::time::sleep(delay).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            ready = stream.ready(interest) => {
+                if ready?.is_readable() {
+                    match stream.try_read(&mut buffer[kept..]) {
+                        Ok(0) => return Ok(()),
+                        Ok(count) => kept = take_frames(shared, &mut buffer, kept + count)?,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            () = shared.changed.notified() => {}
+            () = timer => {}
+        }
+    }
+}
+
+/// Hands whole frames to the stack and gives how many bytes remain at the buffer's beginning.
+fn take_frames(shared: &Shared, buffer: &mut [u8], end: usize) -> io::Result<usize> {
+    let mut stack = shared.lock();
+    let mut at = 0;
+    loop {
+        match item_at(&buffer[..end], at) {
+            Item::Frame(range) => {
+                stack.device.incoming.push_back(buffer[range.start + HEADER..range.end].to_vec());
+                at = range.end;
+            }
+            Item::TooShort(range) => at = range.end,
+            Item::Incomplete => break,
+            Item::Garbage { .. } => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+    buffer.copy_within(at..end, 0);
+    Ok(end - at)
+}
