@@ -327,3 +327,100 @@ fn json() {
     let _ = writeln!(gallery, "=== nested\n{}", errors(&deep, Format::Json, &[]).lines().next().unwrap());
     assert_gallery!(gallery);
 }
+
+/// Three machines, two of them in a network.
+fn with_network(rest: &str) -> String {
+    lane(&format!(
+        "[networks.lan]\n[machines]\na = {{ networks = [\"lan\"], disks = [{{ name = \"data\", size = \"1GiB\" }}] }}\n\
+         b = {{ networks = [\"lan\"] }}\nc = {{}}\n{rest}"
+    ))
+}
+
+fn with_fault(fault: &str) -> String {
+    with_network(&format!("[[steps]]\nname = \"f\"\non = [\"a\"]\nfault = {fault}\n"))
+}
+
+fn with_link(link: &str) -> String {
+    with_network(&format!("[[steps]]\nfault = {{ link = {link} }}\n"))
+}
+
+#[test]
+fn networks() {
+    let networked = |networks: &str, machine: &str| lane(&format!("{networks}\n[machines.a]\n{machine}\n{STEP}"));
+    assert_gallery!(gallery(&[
+        ("name", networked("[networks.Lan]", "")),
+        ("the host's name", networked("[networks.host]", "")),
+        ("subnet", networked("[networks.lan]\nsubnet = \"10.20.0.1/24\"", "")),
+        ("public subnet", networked("[networks.lan]\nsubnet = \"8.8.8.0/24\"", "")),
+        ("small subnet", networked("[networks.lan]\nsubnet = \"10.20.0.0/30\"", "")),
+        (
+            "overlapping subnets",
+            networked("[networks.a]\nsubnet = \"10.20.0.0/16\"\n[networks.b]\nsubnet = \"10.20.3.0/24\"", "")
+        ),
+        ("unknown network", networked("[networks.lan]", "networks = [\"lam\"]")),
+        ("twice", networked("[networks.lan]", "networks = [\"lan\", \"lan\"]")),
+        ("address elsewhere", networked("[networks.lan]", "networks = { lan = { address = \"10.9.9.9\" } }")),
+        ("the host's address", networked("[networks.lan]", "networks = { lan = { address = \"10.77.0.1\" } }")),
+        (
+            "the same address",
+            networked(
+                "[networks.lan]",
+                "networks = { lan = { address = \"10.77.0.9\" } }\n[machines.b]\nnetworks = { lan = { address = \"10.77.0.9\" } }"
+            )
+        ),
+        ("recorder", networked("[networks.lan]", "backend = \"recorder\"\nrecording = \"x\"\nnetworks = [\"lan\"]")),
+    ]));
+}
+
+#[test]
+fn faults() {
+    assert_gallery!(gallery(&[
+        ("nothing", with_fault("{}")),
+        ("two", with_fault("{ pause = true, memory = \"1MiB\" }")),
+        ("pause = false", with_fault("{ pause = false }")),
+        ("clock", with_fault("{ clock = \"1h\" }")),
+        ("still clock", with_fault("{ clock = \"+0s\" }")),
+        ("no memory", with_fault("{ memory = \"0B\" }")),
+        ("path", with_fault("{ full = \"var/lib\" }")),
+        ("program", with_fault("{ process = \"/usr/bin/etcd\" }")),
+        ("signal", with_fault("{ process = { name = \"etcd\", signal = \"stpo\" } }")),
+        ("unknown disk", with_fault("{ disk = { name = \"date\", errors = \"all\" } }")),
+        ("root disk", with_fault("{ disk = { name = \"root\", errors = \"all\" } }")),
+        ("slow and failing", with_fault("{ disk = { name = \"data\", errors = \"all\", slow = \"1MiB\" } }")),
+        ("no machine", with_link("{ from = [\"d\"], partition = true }")),
+        ("machine elsewhere", with_link("{ from = [\"c\"], partition = true }")),
+        ("both sides", with_link("{ from = [\"a\"], to = [\"a\", \"b\"], partition = true }")),
+        ("nobody else", with_link("{ from = [\"a\", \"b\"], partition = true }")),
+        ("nothing wrong", with_link("{ from = [\"a\"] }")),
+        ("share", with_link("{ from = [\"a\"], loss = \"101%\" }")),
+        ("share of nothing", with_link("{ from = [\"a\"], loss = \"0%\" }")),
+        ("jitter alone", with_link("{ from = [\"a\"], jitter = \"1ms\" }")),
+        ("long delay", with_link("{ from = [\"a\"], delay = \"2h\" }")),
+        ("no rate", with_link("{ from = [\"a\"], rate = \"0B\" }")),
+        ("no network", with_step("fault = { link = { from = [\"node01\"], partition = true } }")),
+        ("unknown network", with_link("{ network = \"wan\", from = [\"a\"], partition = true }")),
+        (
+            "on a link",
+            with_network("[[steps]]\non = [\"a\"]\nfault = { link = { from = [\"a\"], partition = true } }\n")
+        ),
+        ("heal nothing", with_network("[[steps]]\nheal = []\n")),
+        ("heal the unknown", with_fault("{ pause = true }") + "[[steps]]\nheal = [\"g\"]\n"),
+        ("heal what does not last", with_fault("{ power = \"reset\" }") + "[[steps]]\nheal = [\"f\"]\n"),
+        (
+            "heal too early",
+            with_network(
+                "[[steps]]\nheal = [\"f\"]\n[[steps]]\nname = \"f\"\non = [\"a\"]\nfault = { pause = true }\n"
+            )
+        ),
+        (
+            "empty schedule",
+            with_network("[[steps]]\nschedule = { seed = 1, duration = \"9s\", every = \"1s\", faults = [] }\n")
+        ),
+        (
+            "schedule out of order",
+            with_network(
+                "[[steps]]\nwithin = \"5s\"\nschedule = { seed = 1, duration = \"9s\", every = \"1s\", shortest = \"3s\", longest = \"2s\", overlap = 0, faults = [{ on = [\"a\"], fault = { pause = true } }] }\n"
+            )
+        ),
+    ]));
+}

@@ -51,6 +51,7 @@ fn finished_run(work_root: &Path, outcome: Outcome) -> ProofRoot {
         gate: Some("seen".into()),
         hard: true,
         weight: 1,
+        group: None,
     };
     append(&mut view, Kind::StepsPlanned { steps: vec![step] });
     append(&mut view, Kind::StepFinished { index: 0, name: "look".into(), outcome, failure: None, duration_ms: 5 });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::marker::MarkerJournal;
 use super::serve::{Agent, Children, Connection, serve};
 use super::surface::{self, Manifest};
-use super::{applets, init, say};
+use super::{applets, datagrams, disturb, init, say};
 use crate::channel::protocol::Role;
 
 const USAGE: &str = "\
@@ -18,6 +18,9 @@ usage: bootproof-agent serve [--port DEVICE | --socket PATH] [MARKER OPTIONS]
        bootproof-agent marker NAME [KEY=VALUE...] [--node NODE] [MARKER OPTIONS]
        bootproof-agent surface check MANIFEST [--json]
        bootproof-agent surface show [--json]
+       bootproof-agent disturb process NAME kill|terminate|stop|continue
+       bootproof-agent disturb clock SHIFT-MS | clock-set UNIX-MS | memory BYTES | fill FOLDER
+       bootproof-agent datagrams send HOST:PORT COUNT INTERVAL-MS | receive PORT DURATION-MS [WANTED]
        bootproof-agent --version
 marker options: --console PATH (default /dev/console), --run-directory PATH (default /run/bootproof)
 ";
@@ -71,6 +74,8 @@ fn dispatch(words: &[&str]) -> Result<u8, Trouble> {
         ["marker", rest @ ..] => marker_command(rest),
         ["surface", "check", rest @ ..] => surface_check(rest),
         ["surface", "show", rest @ ..] => surface_show(rest),
+        ["disturb", rest @ ..] => print(&disturb::run(rest).map_err(Trouble::Failure)?),
+        ["datagrams", rest @ ..] => print(&datagrams::run(rest).map_err(Trouble::Failure)?),
         ["--version"] => print(concat!("bootproof-agent ", env!("CARGO_PKG_VERSION"), "\n")),
         ["--help"] => print(USAGE),
         [] => Err(Trouble::Misuse("no command was given".into())),

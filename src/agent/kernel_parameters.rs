@@ -34,6 +34,12 @@ impl KernelParameters {
         self.words.iter().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     }
 
+    /// The values of `name=value`, in the order in which they were given.
+    pub fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        let prefix = format!("{name}=");
+        self.words.iter().filter_map(move |word| word.strip_prefix(&prefix))
+    }
+
     /// Whether the word stands there by itself.
     pub fn has(&self, flag: &str) -> bool {
         self.words.iter().any(|word| word == flag)

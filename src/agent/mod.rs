@@ -7,6 +7,8 @@
 
 mod applets;
 mod command_line;
+mod datagrams;
+mod disturb;
 mod init;
 mod kernel_parameters;
 mod marker;
@@ -29,6 +31,9 @@ pub use surface::{Component, Manifest, SurfaceReport};
 /// - `poweroff`: switches the machine off at once
 /// - `uname [-s|-n|-r|-v|-m|-a]`: what the kernel says of itself
 pub const APPLETS: &[&str] = &["cat", "echo", "false", "hold", "poweroff", "true", "uname"];
+
+/// The name by which the agent is called for what is no applet: faults in the guest, datagrams.
+pub const OWN_NAME: &str = "bootproof-agent";
 
 /// Says something to whoever reads standard error: the console as init, the journal as a service. Never fails.
 fn say(text: &str) {

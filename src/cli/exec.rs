@@ -24,8 +24,8 @@ use crate::plan;
 use crate::plan::model::Accelerator;
 use crate::preflight::accelerator::{self, Choice, Prober};
 use crate::preflight::{self};
-use crate::run::RunningMachine;
 use crate::run::machines::{self, Surroundings};
+use crate::run::{Networks, RunningMachine};
 
 /// For anything that is ours and not the command's.
 const OUR_FAILURE: u8 = 125;
@@ -180,6 +180,7 @@ impl OneMachine<'_> {
             evidence: &evidence_folder(folders),
             accelerator: self.mode,
             reporter: &reporter,
+            networks: &Networks::default(),
         };
         let machines = machines::start(&surroundings, folders, &self.images).await?;
         let machine = machines.values().next().expect("the lane has one machine");
@@ -264,8 +265,10 @@ fn lane_for(context: &Context, arguments: &Arguments) -> Result<Lane> {
         markers: MarkerRules::default(),
         failure_patterns: Default::default(),
         minimum_score: None,
+        seed: crate::lane::model::DEFAULT_SEED,
         secrets: BTreeMap::new(),
         images: BTreeMap::from([("image".into(), image)]),
+        networks: BTreeMap::new(),
         machines: BTreeMap::from([("guest".into(), machine)]),
         steps: Vec::new(),
         controls: BTreeMap::new(),

@@ -177,6 +177,38 @@ pub enum Kind {
         bytes: u64,
         sha256: String,
     },
+    /// A network is switched from now on.
+    NetworkOpened {
+        network: String,
+        /// `10.20.0.0/24`.
+        subnet: String,
+        /// The host's own address in it.
+        host: String,
+    },
+    /// A network's end: what every port sent, and what was lost on the way to it for want of room, in frames.
+    NetworkClosed {
+        network: String,
+        ports: BTreeMap<String, PortTraffic>,
+    },
+    /// A disturbance begins.
+    FaultBegan {
+        /// Unique while it lasts: its step's name, with a number where a schedule begins it.
+        fault: String,
+        /// In words.
+        description: String,
+        /// Machines, or links (`node01 -> node02`).
+        targets: Vec<String>,
+        /// There is something that can be healed.
+        lasts: bool,
+    },
+    /// A disturbance is over.
+    FaultEnded {
+        fault: String,
+        cause: FaultEnd,
+        duration_ms: u64,
+        /// What it did, in numbers: `frames dropped`, `processes`.
+        effects: BTreeMap<String, u64>,
+    },
     /// A signal asked the run to stop.
     Interrupted {
         signal: String,
@@ -217,6 +249,9 @@ pub struct StepSummary {
     pub gate: Option<String>,
     pub hard: bool,
     pub weight: u32,
+    /// Index of the `parallel` step that it is a member of: that decides where the member has no gate of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<usize>,
 }
 
 /// Something that preflight has to say.
@@ -241,6 +276,34 @@ pub enum MarkerStanding {
     Duplicate,
     /// Its checksum does not fit, or it has none and the lane demands one: it does not count.
     Damaged,
+}
+
+/// What went through one port of a network, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortTraffic {
+    /// From the machine.
+    pub received: u64,
+    /// To the machine.
+    pub sent: u64,
+    /// Not sent to the machine, because it did not read what was waiting already.
+    pub dropped: u64,
+    /// From the machine, and no frames at all.
+    pub invalid: u64,
+}
+
+/// Why a disturbance is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultEnd {
+    /// It was a matter of an instant.
+    Momentary,
+    /// The lane healed it.
+    Healed,
+    /// The run ended, and healed what was left.
+    RunEnded,
+    /// It could not be begun, or not be healed: the step says why.
+    Failed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

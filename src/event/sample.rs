@@ -37,6 +37,7 @@ impl LogBuilder {
             gate: gate.map(|(gate, _, _)| gate.into()),
             hard: gate.is_some_and(|(_, hard, _)| hard),
             weight: gate.map_or(0, |(_, _, weight)| weight),
+            group: None,
         };
         log.host(
             Severity::Info,
@@ -455,7 +456,8 @@ pub fn kind() -> impl Strategy<Value = Kind> {
                         action: "exec".into(),
                         gate,
                         hard,
-                        weight
+                        weight,
+                        group: (weight % 3 == 0).then_some(index / 2),
                     })
                     .collect()
             }
@@ -547,6 +549,20 @@ pub fn kind() -> impl Strategy<Value = Kind> {
             used
         }),
         (hostile_text(), hostile_text()).prop_map(|(what, detail)| Kind::InfrastructureFailed { what, detail }),
+        (name(), hostile_text(), prop::collection::vec(name(), 0..3)).prop_map(|(fault, description, targets)| {
+            Kind::FaultBegan { fault, description, targets, lasts: true }
+        }),
+        (name(), hostile_text(), any::<u64>()).prop_map(|(fault, effect, count)| Kind::FaultEnded {
+            fault,
+            cause: FaultEnd::Healed,
+            duration_ms: count,
+            effects: BTreeMap::from([(effect, count)])
+        }),
+        (name(), hostile_text()).prop_map(|(network, host)| Kind::NetworkOpened { network, subnet: "s".into(), host }),
+        (name(), name(), any::<u64>()).prop_map(|(network, port, received)| Kind::NetworkClosed {
+            network,
+            ports: BTreeMap::from([(port, PortTraffic { received, ..PortTraffic::default() })])
+        }),
         name().prop_map(|name| Kind::MachineKept { pid: 1, name }),
         hostile_text().prop_map(|text| Kind::Note { text }),
         verdict.prop_map(|verdict| Kind::RunClosed { verdict }),

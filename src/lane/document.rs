@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
-use super::model::{Backend, Budget, ConsoleDevice, Firmware, PowerAction, Requires, TextCheck, Tier};
+use super::disturbance_document::{AttachmentDocument, FaultDocument, ScheduleDocument, SwitchedNetworkDocument};
+use super::model::{Backend, Budget, ConsoleDevice, Firmware, PowerAction, Requires, TextCheck, Tier, WriteCache};
 use super::reader::Spanned;
 use super::units::{Size, Span};
 
@@ -48,6 +49,9 @@ pub struct LaneDocument {
     /// Images by name. `tiny` (a kernel, and the agent as init) is built in.
     #[serde(default)]
     pub images: Named<ImageDocument>,
+    /// Layer-2 networks between the machines, by name, switched by the run itself. The name `host` is not one.
+    #[serde(default)]
+    pub networks: Named<SwitchedNetworkDocument>,
     /// The hosts under test by name. A name becomes the host's name and a folder's.
     #[serde(default)]
     pub machines: Named<MachineDocument>,
@@ -79,6 +83,9 @@ pub struct Header {
     #[serde(default)]
     #[schemars(range(max = 100))]
     pub minimum_score: Option<Spanned<u8>>,
+    /// What the chance in link faults follows from, 1 when left out: the same seed and frames, the same fate of each.
+    #[serde(default)]
+    pub seed: Option<u64>,
 }
 
 /// How markers look on this lane's consoles.
@@ -209,6 +216,10 @@ pub struct MachineDocument {
     pub kernel_parameters: Vec<Spanned<String>>,
     #[serde(default)]
     pub network: Option<Spanned<NetworkDocument>>,
+    /// The lane's networks that the machine is in: their names, or a table from name to place. The card of the user-mode
+    /// network is then only there where `network` says something.
+    #[serde(default)]
+    pub networks: Option<Spanned<AttachmentsForm>>,
     /// `serial` when left out.
     #[serde(default)]
     pub console: ConsoleDevice,
@@ -220,6 +231,9 @@ pub struct MachineDocument {
     pub recording: Option<Spanned<String>>,
 }
 
+/// Places in networks: the networks' names, or a table from name to place.
+pub type AttachmentsForm = Terse<Vec<Spanned<String>>, Named<AttachmentDocument>>;
+
 /// An empty disk, made for the run.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -228,6 +242,10 @@ pub struct DiskDocument {
     #[schemars(length(max = 20))]
     pub name: Spanned<String>,
     pub size: Spanned<Size>,
+    /// What becomes of writes that the guest has not flushed when the power is cut: `host` keeps them, `volatile` loses
+    /// them, `lying` loses them and those that were flushed too. `host` when left out.
+    #[serde(default)]
+    pub write_cache: WriteCache,
 }
 
 /// The user-mode network: nothing is reachable but what is named here.
@@ -254,7 +272,8 @@ pub struct NetworkDocument {
 #[schemars(extend("oneOf" = [
     { "required": ["expect"] }, { "required": ["exec"] }, { "required": ["host"] }, { "required": ["http"] },
     { "required": ["tcp"] }, { "required": ["copy"] }, { "required": ["power"] }, { "required": ["reboot"] },
-    { "required": ["hold"] }, { "required": ["script"] }, { "required": ["parallel"] }
+    { "required": ["hold"] }, { "required": ["script"] }, { "required": ["parallel"] }, { "required": ["fault"] },
+    { "required": ["heal"] }, { "required": ["schedule"] }
 ]))]
 pub struct StepDocument {
     /// Unique within the lane; made from the action when left out.
@@ -264,8 +283,8 @@ pub struct StepDocument {
     #[serde(default)]
     pub on: Option<Spanned<Vec<Spanned<String>>>>,
     /// Bound on the step, stretched for a slow accelerator. In an `expect` step, the bound of each expectation that has
-    /// none of its own. When left out: 60s for each expectation, `exec`, `host`, `copy` and `power`, 30s for `http` and
-    /// `tcp`, 2m for `reboot`, 5m for `script`; `parallel` takes the longest of its steps.
+    /// none of its own. When left out: 60s for each expectation, `exec`, `host`, `copy`, `power`, `fault` and `heal`, 30s
+    /// for `http` and `tcp`, 2m for `reboot`, 5m for `script`; `parallel` takes the longest of its steps.
     #[serde(default)]
     pub within: Option<Spanned<Span>>,
     /// Makes the step a named check that decides.
@@ -310,6 +329,15 @@ pub struct StepDocument {
     /// These at the same time; the first failure ends the others.
     #[serde(default)]
     pub parallel: Option<Spanned<Vec<Spanned<StepDocument>>>>,
+    /// Begin a fault. It has the step's name, and lasts until it is healed or the run ends.
+    #[serde(default)]
+    pub fault: Option<Spanned<FaultDocument>>,
+    /// End faults, by the names of the steps that began them; `["all"]` ends all.
+    #[serde(default)]
+    pub heal: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Begin and end faults that are drawn from a seed; whatever is left is healed at the end. Never stretched.
+    #[serde(default)]
+    pub schedule: Option<Spanned<ScheduleDocument>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -49,29 +49,6 @@ impl FromStr for Span {
     }
 }
 
-impl Serialize for Span {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
-
-impl JsonSchema for Span {
-    fn schema_name() -> Cow<'static, str> {
-        "Span".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "a length of time: `500ms`, `90s`, `5m`, `1h 30m`", "examples": ["90s", "5m"] })
-    }
-}
-
 /// An amount of memory or disk in bytes. Written as `512MiB`, `1GiB`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size(pub u64);
@@ -114,28 +91,97 @@ impl FromStr for Size {
     }
 }
 
-impl Serialize for Size {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+/// A share of a whole, from nothing to all. Written as `10%`, `0.5%`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Share {
+    /// Of a million.
+    pub millionths: u32,
+}
+
+impl Share {
+    /// From 0 to 1.
+    pub fn fraction(self) -> f64 {
+        f64::from(self.millionths) / 1e6
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+impl fmt::Display for Share {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}%", f64::from(self.millionths) / 1e4)
     }
 }
 
-impl JsonSchema for Size {
-    fn schema_name() -> Cow<'static, str> {
-        "Size".into()
-    }
+impl FromStr for Share {
+    type Err = String;
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "an amount of bytes: `512MiB`, `1GiB`", "examples": ["512MiB", "1GiB"] })
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let percent = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+        match percent.filter(|percent| (0.0..=100.0).contains(percent)) {
+            // At most a hundred times ten thousand: it fits.
+            Some(percent) => Ok(Self { millionths: (percent * 1e4).round() as u32 }),
+            None => Err(format!("`{text}` is not a share (write it like `10%` or `0.5%`)")),
+        }
     }
 }
+
+/// How far a clock jumps, in milliseconds. Written as `+1h`, `-90s`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Shift(pub i64);
+
+impl fmt::Display for Shift {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { '-' } else { '+' };
+        write!(formatter, "{sign}{}", Span(Duration::from_millis(self.0.unsigned_abs())))
+    }
+}
+
+impl FromStr for Shift {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("`{text}` is not a jump of a clock (write it like `+1h` or `-90s`)");
+        let (sign, span) = match text.trim().split_at_checked(1) {
+            Some(("+", span)) => (1, span),
+            Some(("-", span)) => (-1, span),
+            _ => return Err(wrong()),
+        };
+        let span: Span = span.parse().map_err(|_| wrong())?;
+        i64::try_from(span.duration().as_millis()).map(|milliseconds| Self(sign * milliseconds)).map_err(|_| wrong())
+    }
+}
+
+/// What is written and read as a text.
+macro_rules! as_text {
+    ($type:ident, $description:literal, $($example:literal),+) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "description": $description, "examples": [$($example),+] })
+            }
+        }
+    };
+}
+
+as_text!(Span, "a length of time: `500ms`, `90s`, `5m`, `1h 30m`", "90s", "5m");
+as_text!(Size, "an amount of bytes: `512MiB`, `1GiB`", "512MiB", "1GiB");
+as_text!(Share, "a share: `10%`, `0.5%`", "10%", "0.5%");
+as_text!(Shift, "a jump of a clock: `+1h`, `-90s`", "+1h", "-90s");
 
 #[cfg(test)]
 mod tests {

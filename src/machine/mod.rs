@@ -23,6 +23,7 @@ pub use state::{MachineState, WaitHandle};
 
 use crate::channel::AgentChannel;
 use crate::error::Result;
+use crate::lane::model::DiskOperations;
 
 /// One host under test, started.
 pub trait Machine: Send + Sync {
@@ -40,6 +41,15 @@ pub trait Machine: Send + Sync {
 
     /// Switches a machine that is off on again, on the disks it has.
     fn power_on(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Stops the guest's processors and clocks, or lets them go on.
+    fn pause(&self, paused: bool) -> BoxFuture<'_, Result<()>>;
+
+    /// Bounds what goes through a disk, in bytes per second of reads and writes each; `None` for no bound.
+    fn slow_disk<'a>(&'a self, disk: &'a str, bytes_per_second: Option<u64>) -> BoxFuture<'a, Result<()>>;
+
+    /// Makes a disk's requests fail from now on, or none of them.
+    fn fail_disk<'a>(&'a self, disk: &'a str, requests: Option<DiskOperations>) -> BoxFuture<'a, Result<()>>;
 
     /// Ends the machine with the run: nothing of it is left when this returns.
     fn end(&self) -> BoxFuture<'_, Result<()>>;

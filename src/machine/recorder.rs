@@ -13,6 +13,7 @@ use crate::channel::AgentChannel;
 use crate::console::{CaptureOptions, ConsoleReport, capture};
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity, StopCause};
+use crate::lane::model::DiskOperations;
 use crate::marker::CompiledRules;
 
 /// A recording that is being played.
@@ -86,6 +87,18 @@ impl Machine for RecorderMachine {
     }
 
     /// A recording that is still being played (standard input that nobody closes) is given up.
+    fn pause(&self, _: bool) -> BoxFuture<'_, Result<()>> {
+        self.cannot("it is a recording")
+    }
+
+    fn slow_disk<'a>(&'a self, _: &'a str, _: Option<u64>) -> BoxFuture<'a, Result<()>> {
+        self.cannot("it is a recording")
+    }
+
+    fn fail_disk<'a>(&'a self, _: &'a str, _: Option<DiskOperations>) -> BoxFuture<'a, Result<()>> {
+        self.cannot("it is a recording")
+    }
+
     fn end(&self) -> BoxFuture<'_, Result<()>> {
         async {
             self.state.stopped(StopCause::RunEnded, "the run is over");

@@ -6,6 +6,7 @@
 mod digest;
 pub mod model;
 mod resolve;
+mod schedule;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -13,4 +14,5 @@ mod text;
 pub use digest::{canonical_json, digest};
 pub use model::Plan;
 pub use resolve::{PlanInputs, choose_source, images_needed, resolve, step_deadline};
+pub use schedule::{DrawnFault, draw};
 pub use text::{action_text, lane_text, plan_text};

@@ -91,11 +91,18 @@ pub fn resolve(lane: Lane, inputs: PlanInputs) -> Result<Plan> {
 /// A step's deadline: its bound, scaled; what it holds for is not.
 pub fn step_deadline(step: &Step, factor: f64) -> Span {
     match &step.action {
+        Action::Schedule { schedule } => {
+            // Faults begin and end in real time; only what it takes to heal them depends on the host.
+            let rest = step.within.duration().saturating_sub(schedule.duration.duration());
+            Span(schedule.duration.duration().saturating_add(Span(rest).scaled(factor).duration()))
+        }
         Action::Hold { duration } => Span(duration.duration().saturating_add(HOLD_MARGIN.scaled(factor).duration())),
         Action::Parallel { steps } => {
             let longest_hold = steps
                 .iter()
-                .filter(|step| matches!(step.action, Action::Hold { .. } | Action::Parallel { .. }))
+                .filter(|step| {
+                    matches!(step.action, Action::Hold { .. } | Action::Schedule { .. } | Action::Parallel { .. })
+                })
                 .map(|step| step_deadline(step, factor))
                 .max()
                 .unwrap_or_default();
@@ -121,7 +128,8 @@ fn disk_peak(lane: &Lane, images: &BTreeMap<String, PlannedImage>) -> Size {
         let console = Size(machine.console_limit.bytes().saturating_mul(2));
         sum(disks.chain(root).chain([console]))
     });
-    sum(build.chain(machines))
+    let captures = lane.networks.values().filter(|network| network.capture).map(|network| network.capture_limit);
+    sum(build.chain(machines).chain(captures))
 }
 
 fn sum(sizes: impl Iterator<Item = Size>) -> Size {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::model::{Accelerator, AcceleratorRequest, ImageSource, LockState, Plan};
 use crate::lane::model::{
-    Action, Backend, Command, Expected, Firmware, Lane, Machine, PowerAction, SecretSource, Step, Tier,
+    Action, Backend, Command, Expected, Fault, Firmware, Lane, Machine, PowerAction, SecretSource, Step, Tier,
 };
 use crate::lane::units::{Size, Span};
 
@@ -52,6 +52,21 @@ pub fn action_text(action: &Action) -> String {
         Action::Power { action } => format!("power {action}"),
         Action::Reboot {} => "reboot".into(),
         Action::Hold { duration } => format!("hold {duration}"),
+        Action::Fault { fault } => format!("fault: {fault}{}", link_ends(fault)),
+        Action::Heal { faults } if faults.is_empty() => "heal all faults".into(),
+        Action::Heal { faults } => format!("heal {}", faults.join(", ")),
+        Action::Schedule { schedule } => {
+            let names: Vec<&str> = schedule.faults.iter().map(|scheduled| scheduled.name.as_str()).collect();
+            format!(
+                "faults for {} from seed {}, one in {}, for {} to {}: {}",
+                schedule.duration,
+                schedule.seed,
+                schedule.every,
+                schedule.shortest,
+                schedule.longest,
+                names.join(", ")
+            )
+        }
         Action::Parallel { steps } => {
             let steps: Vec<String> = steps.iter().map(|step| action_text(&step.action)).collect();
             format!("parallel [{}]", steps.join(" | "))
@@ -60,6 +75,15 @@ pub fn action_text(action: &Action) -> String {
     let mut line: String = visible(&text.replace('\n', " ")).chars().take(400).collect();
     line.truncate(line.trim_end().len());
     line
+}
+
+fn link_ends(fault: &Fault) -> String {
+    match fault {
+        Fault::Link { from, to, both_ways, .. } => {
+            format!(" {} {} {}", from.join(", "), if *both_ways { "<->" } else { "->" }, to.join(", "))
+        }
+        _ => String::new(),
+    }
 }
 
 /// As people read it, and without the blank that would make two words of it.

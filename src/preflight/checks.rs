@@ -12,6 +12,9 @@ use crate::plan::model::{Accelerator, AcceleratorRequest, Plan};
 /// QEMU before this lacks what the machines' command lines use.
 const OLDEST_QEMU: (u32, u32) = (7, 0);
 
+/// QEMU before this has no `-netdev stream`.
+const OLDEST_NETWORKED_QEMU: (u32, u32) = (7, 2);
+
 /// What the checks need beside the plan.
 pub struct PreflightInputs<'a> {
     pub work_root: &'a Path,
@@ -64,6 +67,22 @@ fn check_qemu(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Find
                 remedy: None,
             }),
         },
+    }
+    let version = inputs.qemu_version.and_then(host::parse_qemu_version);
+    if !plan.lane.networks.is_empty() && version.is_some_and(|version| version < OLDEST_NETWORKED_QEMU) {
+        findings.push(blocking(
+            "qemu",
+            "machines are joined by networks, and this QEMU has no network cards that end in a socket".into(),
+            "install QEMU 7.2 or newer (on Debian: from backports)",
+        ));
+    }
+    let served = plan.lane.machines.values().flat_map(|machine| &machine.disks).any(|disk| disk.is_served());
+    if served && host::find_command(qemu::DISK_SERVER).is_none() {
+        findings.push(blocking(
+            "nbdkit",
+            format!("a disk forgets or fails on purpose, and `{}`, which plays it, was not found", qemu::DISK_SERVER),
+            "install it (Debian and Ubuntu: `apt-get install nbdkit`)",
+        ));
     }
     let uefi = plan.lane.machines.values().any(|machine| machine.firmware == Firmware::Uefi);
     if uefi && qemu::firmware::uefi().is_none() {

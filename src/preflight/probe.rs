@@ -43,6 +43,7 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
             parameters: Vec::new(),
         }),
         disks: Vec::new(),
+        links: Vec::new(),
         network: Network { none: true, ..Network::default() },
         console: ConsoleDevice::Serial,
         relay: PathBuf::new(),

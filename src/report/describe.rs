@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::text;
-use crate::event::{Kind, MarkerStanding, Outcome, StopCause};
+use crate::event::{FaultEnd, Kind, MarkerStanding, Outcome, PortTraffic, StopCause};
 
 /// `name[.node] [key=value ...]`
 pub fn marker_text(name: &str, node: Option<&str>, arguments: &BTreeMap<String, String>) -> String {
@@ -46,6 +46,21 @@ pub fn standing(standing: MarkerStanding) -> &'static str {
         MarkerStanding::Duplicate => "duplicate",
         MarkerStanding::Damaged => "damaged",
     }
+}
+
+pub fn fault_end(cause: FaultEnd) -> &'static str {
+    match cause {
+        FaultEnd::Momentary => "is over",
+        FaultEnd::Healed => "is healed",
+        FaultEnd::RunEnded => "ends with the run",
+        FaultEnd::Failed => "failed",
+    }
+}
+
+/// `3 frames dropped, 1 frames delayed`
+pub fn effects_text(effects: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<String> = effects.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    parts.join(", ")
 }
 
 /// The event in one line.
@@ -106,6 +121,23 @@ pub fn describe(kind: &Kind) -> String {
             format!("gate {gate} {}{why}", outcome(*how))
         }
         Kind::ArtifactSaved { file, bytes, sha256: _ } => format!("saved {file} ({})", text::bytes(*bytes)),
+        Kind::NetworkOpened { network, subnet, host } => {
+            format!("network {network} is up: {subnet}, the host is {host}")
+        }
+        Kind::NetworkClosed { network, ports } => {
+            let sum = |count: fn(&PortTraffic) -> u64| ports.values().map(count).fold(0, u64::saturating_add);
+            let (carried, dropped) = (sum(|port| port.received), sum(|port| port.dropped));
+            format!("network {network} is down: {} received, {dropped} dropped", text::count(carried, "frame"))
+        }
+        Kind::FaultBegan { fault, description, targets, lasts: _ } => {
+            let on = if targets.is_empty() { String::new() } else { format!(" on {}", targets.join(", ")) };
+            format!("fault {fault} begins: {description}{on}")
+        }
+        Kind::FaultEnded { fault, cause, duration_ms, effects } => {
+            let effects = effects_text(effects);
+            let did = if effects.is_empty() { String::new() } else { format!(": {effects}") };
+            format!("fault {fault} {} after {}{did}", fault_end(*cause), text::duration(*duration_ms))
+        }
         Kind::Interrupted { signal } => format!("{signal}: the run stops"),
         Kind::DeadlinePassed { deadline_ms } => {
             format!("the run's own deadline of {} passed", text::duration(*deadline_ms))

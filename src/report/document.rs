@@ -68,6 +68,8 @@ impl Document {
             gates(result),
             steps(result),
             timeline(story),
+            faults(result),
+            networks(result),
             machines(result),
             images(result),
             warnings(result),
@@ -245,6 +247,10 @@ fn timeline(story: &Story) -> Option<Section> {
             TimelineEntry::FailurePattern { pattern, line } => Cell::Text(format!("failure pattern {pattern}: {line}")),
             TimelineEntry::EpochBegan { origin } => Cell::Text(format!("epoch begins: {origin}")),
             TimelineEntry::Off { why } => Cell::Text(format!("off: {why}")),
+            TimelineEntry::FaultBegan { name, description } => {
+                Cell::Text(format!("fault {name} begins: {description}"))
+            }
+            TimelineEntry::FaultEnded { name, how } => Cell::Text(format!("fault {name} {how}")),
             TimelineEntry::Omitted { markers } => {
                 Cell::Text(format!("{} not shown: see events.jsonl", text::count(*markers, "more marker")))
             }
@@ -258,6 +264,45 @@ fn timeline(story: &Story) -> Option<Section> {
         ]
     });
     table("Timeline", vec!["Time", "Machine", "Epoch", "Marker", "Step"], rows.collect())
+}
+
+fn faults(result: &RunResult) -> Option<Section> {
+    let rows = result.faults.iter().map(|fault| {
+        let lasted = fault.ended_ms.map(|ended| ended.saturating_sub(fault.began_ms));
+        vec![
+            Cell::Code(fault.name.clone()),
+            Cell::Text(fault.description.clone()),
+            Cell::Text(fault.targets.join(", ")),
+            Cell::Text(text::since_start(fault.began_ms.saturating_mul(1_000_000))),
+            Cell::duration(lasted),
+            Cell::Text(fault.cause.map_or("not told", describe::fault_end).into()),
+            Cell::Text(describe::effects_text(&fault.effects)),
+        ]
+    });
+    let mut section =
+        table("Faults", vec!["Fault", "What", "Where", "Began", "Lasted", "End", "Effects"], rows.collect())?;
+    if result.faults_omitted > 0 {
+        section.blocks.push(Block::Text(format!("{} more are in the log.", result.faults_omitted)));
+    }
+    Some(section)
+}
+
+fn networks(result: &RunResult) -> Option<Section> {
+    let rows = result.networks.iter().flat_map(|(name, network)| {
+        network.ports.iter().map(|(port, traffic)| {
+            vec![
+                Cell::Code(name.clone()),
+                Cell::Text(network.subnet.clone()),
+                Cell::Code(port.clone()),
+                Cell::Text(traffic.received.to_string()),
+                Cell::Text(traffic.sent.to_string()),
+                Cell::Text(traffic.dropped.to_string()),
+                Cell::Text(traffic.invalid.to_string()),
+            ]
+        })
+    });
+    let header = vec!["Network", "Subnet", "Port", "Frames from it", "Frames to it", "Dropped", "Invalid"];
+    table("Networks", header, rows.collect())
 }
 
 fn machines(result: &RunResult) -> Option<Section> {

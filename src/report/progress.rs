@@ -155,6 +155,8 @@ fn importance(kind: &Kind, severity: Severity) -> Importance {
             | Kind::ExpectationMet { .. }
             | Kind::StepFinished { .. }
             | Kind::GateDecided { .. }
+            | Kind::FaultBegan { .. }
+            | Kind::FaultEnded { .. }
             | Kind::Interrupted { .. }
             | Kind::DeadlinePassed { .. }
             | Kind::BudgetCrossed { .. }
@@ -166,6 +168,8 @@ fn importance(kind: &Kind, severity: Severity) -> Importance {
             | Kind::ChannelReady { .. }
             | Kind::ChannelLost { .. }
             | Kind::ForwardOpened { .. }
+            | Kind::NetworkOpened { .. }
+            | Kind::NetworkClosed { .. }
             | Kind::CommandFinished { .. }
             | Kind::ArtifactSaved { .. }
             | Kind::RunClosed { .. } => Importance::Detail,

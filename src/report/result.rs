@@ -6,8 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::verdict;
-use super::view::{MachineView, MarkerView, StepView, Trouble, TroubleKind, View};
-use crate::event::{Evidence, Failure, FailureReason, Finding, MarkerStanding, Outcome, Severity, StopCause, Verdict};
+use super::view::{FaultView, MachineView, MarkerView, NetworkView, StepView, Trouble, TroubleKind, View};
+use crate::event::{
+    Evidence, Failure, FailureReason, FaultEnd, Finding, MarkerStanding, Outcome, PortTraffic, Severity, StopCause,
+    Verdict,
+};
 use crate::gate::Score;
 
 pub const RESULT_VERSION: u32 = 1;
@@ -53,6 +56,14 @@ pub struct RunResult {
     pub failures: Vec<FailureResult>,
     pub failures_omitted: u64,
     pub artifacts: Vec<ArtifactResult>,
+    /// What the lane disturbed, in order; the first ones and the last ones where there is very much of it.
+    #[serde(default)]
+    pub faults: Vec<FaultResult>,
+    #[serde(default)]
+    pub faults_omitted: u64,
+    /// Networks between machines, by name.
+    #[serde(default)]
+    pub networks: BTreeMap<String, NetworkResult>,
     pub warnings: Vec<WarningResult>,
     pub warnings_omitted: u64,
     /// Signals that asked the run to stop.
@@ -115,6 +126,33 @@ pub struct StepResult {
     pub deadline_ms: Option<u64>,
     pub commands: Vec<CommandResult>,
     pub failure: Option<Failure>,
+}
+
+/// One disturbance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FaultResult {
+    pub name: String,
+    /// In words.
+    pub description: String,
+    /// Machines, or links (`node01 -> node02`).
+    pub targets: Vec<String>,
+    /// Milliseconds since the run began.
+    pub began_ms: u64,
+    /// `None` where the log does not say.
+    pub ended_ms: Option<u64>,
+    pub cause: Option<FaultEnd>,
+    /// What it did, in numbers.
+    pub effects: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkResult {
+    pub subnet: String,
+    pub host: String,
+    /// In frames, by machine.
+    pub ports: BTreeMap<String, PortTraffic>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -321,6 +359,16 @@ impl RunResult {
                     sha256: artifact.sha256.clone(),
                 })
                 .collect(),
+            faults: view.faults.iter().map(fault).collect(),
+            faults_omitted: view.faults.omitted(),
+            networks: view
+                .networks
+                .iter()
+                .map(|(name, network)| {
+                    let NetworkView { subnet, host, ports } = network.clone();
+                    (name.clone(), NetworkResult { subnet, host, ports })
+                })
+                .collect(),
             warnings: view
                 .warnings
                 .iter()
@@ -412,6 +460,19 @@ fn gates(view: &View) -> Vec<GateResult> {
         }
     });
     gates.collect()
+}
+
+fn fault(fault: &FaultView) -> FaultResult {
+    let ended = fault.ended.as_ref();
+    FaultResult {
+        name: fault.name.clone(),
+        description: fault.description.clone(),
+        targets: fault.targets.clone(),
+        began_ms: milliseconds(fault.began_ns),
+        ended_ms: ended.map(|ended| milliseconds(ended.at_ns)),
+        cause: ended.map(|ended| ended.cause),
+        effects: ended.map(|ended| ended.effects.clone()).unwrap_or_default(),
+    }
 }
 
 fn step(step: &StepView) -> StepResult {

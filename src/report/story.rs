@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::describe;
 use super::excerpt::{Excerpt, excerpt};
-use super::result::{MachineResult, RunResult};
+use super::result::{FaultResult, MachineResult, RunResult};
 use super::view::View;
 use crate::event::MarkerStanding;
 
@@ -44,6 +44,14 @@ pub enum TimelineEntry {
     Off {
         why: String,
     },
+    FaultBegan {
+        name: String,
+        description: String,
+    },
+    FaultEnded {
+        name: String,
+        how: String,
+    },
     /// So many markers of the machine came here and are not listed.
     Omitted {
         markers: u64,
@@ -63,8 +71,22 @@ impl Story {
 fn timeline(result: &RunResult) -> Vec<TimelineRow> {
     let mut rows: Vec<TimelineRow> =
         result.machines.iter().flat_map(|(name, machine)| machine_rows(name, machine)).collect();
+    rows.extend(result.faults.iter().flat_map(fault_rows));
     // Stable: what a machine did within one millisecond stays in its order.
     rows.sort_by_key(|row| row.at_ms);
+    rows
+}
+
+fn fault_rows(fault: &FaultResult) -> Vec<TimelineRow> {
+    let row = |at_ms, what| TimelineRow { at_ms, machine: fault.targets.join(", "), epoch: None, what, step: None };
+    let began = TimelineEntry::FaultBegan { name: fault.name.clone(), description: fault.description.clone() };
+    let mut rows = vec![row(fault.began_ms, began)];
+    if let (Some(at_ms), Some(cause)) = (fault.ended_ms, fault.cause) {
+        let effects = describe::effects_text(&fault.effects);
+        let did = if effects.is_empty() { String::new() } else { format!(": {effects}") };
+        let how = format!("{}{did}", describe::fault_end(cause));
+        rows.push(row(at_ms, TimelineEntry::FaultEnded { name: fault.name.clone(), how }));
+    }
     rows
 }
 

@@ -87,7 +87,7 @@ fn ending(view: &View) -> Ending {
             TroubleKind::Infrastructure => Ending::Infrastructure(reason),
             TroubleKind::Budget => Ending::Budget(reason),
             TroubleKind::Interrupted => Ending::Interrupted(reason),
-            TroubleKind::Failed => Ending::Failed { at: place(view, trouble).into_iter().collect(), reason },
+            TroubleKind::Failed => Ending::Failed { at: places(view, trouble), reason },
         };
     }
     let blocking: Vec<&str> = view.blocking().map(|finding| finding.message.as_str()).collect();
@@ -100,9 +100,19 @@ fn ending(view: &View) -> Ending {
     low_score(view).unwrap_or(Ending::Clean)
 }
 
-/// The name under which a control's `fails_at` knows where this happened: the gate, or the step where it has none.
-fn place(view: &View, trouble: &Trouble) -> Option<String> {
-    trouble.gate.clone().or_else(|| view.steps.get(&trouble.step?).map(|step| step.name.clone()))
+/// The names under which a control's `fails_at` knows where this happened: the gate, or the step where it has none; and
+/// the same of the groups that the step is in, which its failure fails.
+fn places(view: &View, trouble: &Trouble) -> Vec<String> {
+    let own = trouble.step.and_then(|step| view.steps.get(&step));
+    let mut places: Vec<String> =
+        trouble.gate.clone().or_else(|| own.map(|step| step.name.clone())).into_iter().collect();
+    let mut group = own.and_then(|step| step.group);
+    // Each group is before its members, so this ends.
+    while let Some(step) = group.and_then(|group| view.steps.get(&group)) {
+        places.push(step.gate.clone().unwrap_or_else(|| step.name.clone()));
+        group = step.group;
+    }
+    places
 }
 
 /// What is missing from a run in which nothing went wrong: it must not pass for want of a look.
@@ -149,7 +159,38 @@ fn passed_reason(view: &View) -> String {
 mod tests {
     use super::*;
     use crate::event::sample::{self, LogBuilder};
-    use crate::event::{Event, Failure, FailureReason, Kind, Severity};
+    use crate::event::{Event, Failure, FailureReason, Kind, Severity, StepSummary};
+
+    /// The log of a group with a gate, of whose members one failed.
+    fn failed_member(hard: bool) -> Vec<Event> {
+        let mut log = LogBuilder::new(Some(("planted", "together")));
+        let step = |index, gate: Option<&str>, group| StepSummary {
+            index,
+            name: format!("step-{index}"),
+            action: "exec".into(),
+            gate: gate.map(str::to_owned),
+            hard: gate.is_none() || hard,
+            weight: 1,
+            group,
+        };
+        let steps = vec![step(10, Some("together"), None), step(11, None, Some(10))];
+        log.host(Severity::Info, Kind::StepsPlanned { steps });
+        for index in [11, 10] {
+            let (name, outcome) = (format!("step-{index}"), Outcome::Failed);
+            log.host(Severity::Error, Kind::StepFinished { index, name, outcome, failure: None, duration_ms: 1 });
+        }
+        log.unclosed()
+    }
+
+    #[test]
+    fn a_member_without_a_gate_fails_at_its_groups() {
+        assert_eq!(decide(&View::of(&failed_member(true))).verdict, Verdict::Reproduced);
+        let soft = View::of(&failed_member(false));
+        assert!(
+            decisive_trouble(&soft).is_none(),
+            "a weighted gate only counts towards the score, also for its members"
+        );
+    }
 
     #[test]
     fn each_way_to_end_has_its_verdict() {

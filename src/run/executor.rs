@@ -31,6 +31,9 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::Hold { .. } => "hold",
         Action::Script { .. } => "script",
         Action::Parallel { .. } => "parallel",
+        Action::Fault { .. } => "fault",
+        Action::Heal { .. } => "heal",
+        Action::Schedule { .. } => "schedule",
     }
 }
 
@@ -57,7 +60,7 @@ fn number<'a>(steps: &'a [Step], next: &mut usize) -> Vec<Numbered<'a>> {
 
 /// Every step of the lane as the log's readers need to know it.
 pub fn summaries(steps: &[Step]) -> Vec<StepSummary> {
-    fn collect(numbered: &[Numbered<'_>], summaries: &mut Vec<StepSummary>) {
+    fn collect(numbered: &[Numbered<'_>], group: Option<usize>, summaries: &mut Vec<StepSummary>) {
         for Numbered { index, step, members } in numbered {
             let gate = step.gate.as_ref();
             summaries.push(StepSummary {
@@ -67,12 +70,13 @@ pub fn summaries(steps: &[Step]) -> Vec<StepSummary> {
                 gate: gate.map(|gate| gate.name.clone()),
                 hard: gate.is_none_or(|gate| gate.hard),
                 weight: gate.map_or(1, |gate| gate.weight),
+                group,
             });
-            collect(members, summaries);
+            collect(members, Some(*index), summaries);
         }
     }
     let mut summaries = Vec::new();
-    collect(&number(steps, &mut 0), &mut summaries);
+    collect(&number(steps, &mut 0), None, &mut summaries);
     summaries
 }
 

@@ -1,16 +1,20 @@
 //! Starting a plan's machines: disks, firmware, runtime folders, rules.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
+use super::networks::Networks;
 use super::steps::RunningMachine;
 use crate::error::{Context, Error, Result};
 use crate::event::Reporter;
 use crate::image::{BaseDisk, Boot, BuiltImage};
-use crate::lane::model::{Backend, Firmware, Lane, Machine as MachineDefinition};
-use crate::machine::qemu::{self, AttachedDisk, DirectKernel, ProcessPlace, QemuDefinition, QemuMachine, QemuSetup};
+use crate::lane::model::{Backend, Firmware, HOST, Lane, Machine as MachineDefinition};
+use crate::machine::qemu::{
+    self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, ProcessPlace, QemuDefinition, QemuMachine, QemuSetup,
+};
 use crate::machine::registry::{self, MachineRecord, RECORD_VERSION};
 use crate::machine::{Machine, MachineState, RecorderMachine, RunFolders};
 use crate::marker::CompiledRules;
@@ -27,6 +31,7 @@ pub struct Surroundings<'a> {
     pub evidence: &'a Path,
     pub accelerator: Accelerator,
     pub reporter: &'a Reporter,
+    pub networks: &'a Networks,
 }
 
 /// Starts them all. When one cannot be started the others are ended again.
@@ -119,7 +124,7 @@ async fn start_one(
                 runtime,
                 evidence,
             };
-            let definition = define(surroundings, name, definition, image, &scratch).await?;
+            let definition = define(surroundings, name, definition, image, (&scratch, &place.runtime)).await?;
             let program = qemu::program();
             QemuMachine::start(QemuSetup {
                 program,
@@ -145,7 +150,7 @@ async fn define(
     name: &str,
     machine: &MachineDefinition,
     image: &BuiltImage,
-    scratch: &Path,
+    (scratch, runtime): (&Path, &Path),
 ) -> Result<QemuDefinition> {
     let mut disks = Vec::new();
     if let Some(base) = &image.disk {
@@ -157,8 +162,19 @@ async fn define(
         std::fs::File::create(&path)
             .and_then(|file| file.set_len(disk.size.bytes()))
             .map_err(|error| Error::storage(error, format!("failed to create the disk `{}`", path.display())))?;
-        disks.push(AttachedDisk { serial: disk.name.clone(), path, format: "raw".into() });
+        let server = disk.is_served().then(|| DiskServer {
+            socket: runtime.join(format!("disk{}.sock", disks.len())),
+            file: path.clone(),
+            write_cache: disk.write_cache,
+            fallible: disk.fallible,
+        });
+        disks.push(AttachedDisk { serial: disk.name.clone(), path, format: "raw".into(), server });
     }
+    let links = machine.networks.iter().map(|(network, place)| AttachedLink {
+        network: network.clone(),
+        mac: place.mac.clone(),
+        socket: surroundings.networks.socket(network, name),
+    });
     let uefi = match machine.firmware {
         Firmware::Bios => None,
         Firmware::Uefi => Some(own_firmware(scratch)?),
@@ -172,6 +188,7 @@ async fn define(
             if prefix != crate::lane::model::DEFAULT_MARKER_PREFIX {
                 all.push(format!("bootproof.marker_prefix={prefix}"));
             }
+            all.extend(network_parameters(surroundings.lane, machine));
             all.extend(machine.kernel_parameters.iter().cloned());
             let kernel = uncompressed_kernel.as_ref().filter(|_| uefi.is_none()).unwrap_or(kernel);
             Some(DirectKernel { kernel: kernel.clone(), initramfs: initramfs.clone(), parameters: all })
@@ -187,9 +204,28 @@ async fn define(
         direct_kernel,
         disks,
         network: machine.network.clone(),
+        links: links.collect(),
         console: machine.console,
         relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
     })
+}
+
+/// What the agent is told of the machine's networks: its places, and the names of all that can be reached.
+fn network_parameters(lane: &Lane, machine: &MachineDefinition) -> Vec<String> {
+    let mut parameters = Vec::new();
+    let mut hosts: BTreeMap<&str, Ipv4Addr> = BTreeMap::new();
+    for (name, place) in &machine.networks {
+        let Some(network) = lane.networks.get(name) else { continue };
+        parameters.push(format!("bootproof.network={},{}/{},{name}", place.mac, place.address, network.prefix));
+        hosts.entry(HOST).or_insert_with(|| network.host());
+        for (other, definition) in &lane.machines {
+            if let Some(theirs) = definition.networks.get(name) {
+                hosts.entry(other).or_insert(theirs.address);
+            }
+        }
+    }
+    parameters.extend(hosts.into_iter().map(|(name, address)| format!("bootproof.host={address},{name}")));
+    parameters
 }
 
 /// A machine writes to its own overlay; the image is never changed.
@@ -207,7 +243,7 @@ async fn overlay(base: &BaseDisk, path: &Path) -> Result<AttachedDisk> {
         return Err(Error::infrastructure(format!("failed to create an overlay on `{}`", base.path.display()))
             .with_source(said));
     }
-    Ok(AttachedDisk { serial: "root".into(), path: path.into(), format: "qcow2".into() })
+    Ok(AttachedDisk { serial: "root".into(), path: path.into(), format: "qcow2".into(), server: None })
 }
 
 /// The host's firmware with a variable store of the machine's own.

@@ -5,15 +5,19 @@
 //! machine's state; every wait has a deadline and ends at once with a reason when what
 //! it waits for can no longer come.
 
+mod artifacts;
 mod dispatcher;
 mod environment;
 mod executor;
+mod faults;
 mod host_command;
 pub mod machines;
+mod networks;
 mod session;
 mod signals;
 mod steps;
 
+pub use networks::Networks;
 pub use session::{RunOptions, RunOutcome, run};
 pub use signals::SignalWatch;
 pub use steps::RunningMachine;

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::{Dispatcher, Observer};
+use super::faults::Faults;
 use super::machines::{self, Surroundings};
+use super::networks::Networks;
 use super::signals::SignalWatch;
 use super::steps::{RunningMachine, StepContext};
 use super::{environment, executor};
@@ -179,6 +181,13 @@ impl Session<'_> {
     async fn drive(&mut self, images: &BTreeMap<String, BuiltImage>, chosen: &Chosen, secrets: Secrets) -> Result<()> {
         let plan = &self.options.plan;
         let folders = RunFolders::create(&self.options.work_root, self.root.run())?;
+        let networks = match Networks::start(&plan.lane, folders.runtime(), self.root.path(), self.reporter) {
+            Ok(networks) => networks,
+            Err(error) => {
+                folders.remove(false);
+                return Err(error);
+            }
+        };
         let surroundings = Surroundings {
             run: self.root.run(),
             lane: &plan.lane,
@@ -187,6 +196,7 @@ impl Session<'_> {
             evidence: self.root.path(),
             accelerator: chosen.mode,
             reporter: self.reporter,
+            networks: &networks,
         };
         let machines = match machines::start(&surroundings, &folders, images).await {
             Ok(machines) => machines,
@@ -204,11 +214,13 @@ impl Session<'_> {
             lane_directory: self.options.project_root.clone(),
             secrets,
             factor: chosen.factor,
+            faults: Faults::new(networks),
         };
         let deadline = plan.lane.deadline.scaled(chosen.factor).duration();
         executor::execute(&context, &plan.lane.steps, deadline, self.cancel).await;
         // Ctrl-C means: nothing left running, also where the machines were to be kept.
         let keep = self.options.keep && !self.cancel.is_cancelled();
+        context.faults.end(&context, keep).await;
         if keep {
             self.keep(&context.machines).await;
         }
@@ -216,8 +228,9 @@ impl Session<'_> {
             self.reporter
                 .error(None, Kind::InfrastructureFailed { what: "ending a machine".into(), detail: error.chain() });
         }
+        let closed = context.faults.networks.close(self.root.path(), self.reporter);
         folders.remove(!self.kept.is_empty());
-        Ok(())
+        closed
     }
 
     async fn keep(&mut self, machines: &BTreeMap<String, RunningMachine>) {

@@ -31,9 +31,7 @@ pub fn run() -> ! {
         let _ = rustix::system::reboot(rustix::system::RebootCommand::Halt);
         wait_for_ever();
     }
-    if let Err(error) = network::raise_loopback() {
-        say(&format!("failed to raise the loopback interface: {error}"));
-    }
+    network::Declared::of(&parameters).apply();
     let hostname = parameters.value("bootproof.node").unwrap_or("tiny");
     if let Err(error) = rustix::system::sethostname(hostname.as_bytes()) {
         say(&format!("failed to set the host name: {error}"));

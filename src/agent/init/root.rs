@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 
 use super::mounts::take_console;
+use super::network::Declared;
 use crate::agent::kernel_parameters::KernelParameters;
 use crate::agent::say;
 use crate::agent::uevent::Uevents;
@@ -47,6 +48,7 @@ fn try_switch(wanted: &str, parameters: &KernelParameters) -> Result<Infallible,
         let moved = format!("{NEW_ROOT}{target}");
         mount_move(target, &moved).map_err(|error| format!("failed to move `{target}` to the root: {error}"))?;
     }
+    Declared::of(parameters).leave_files(Path::new(NEW_ROOT));
     let _ = unmount("/tmp", UnmountFlags::DETACH);
     free_initramfs();
     enter().map_err(|error| format!("failed to enter the root: {error}"))?;

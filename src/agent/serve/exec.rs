@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::children::Started;
 use super::stream::{Input, Stream};
-use crate::agent::APPLETS;
+use crate::agent::{APPLETS, OWN_NAME};
 use crate::channel::protocol::{
     ExecRequest, MAX_PAYLOAD, Opened, Outcome, PIPE_STDERR, PIPE_STDOUT, RefusalReason, Role,
 };
@@ -72,7 +72,9 @@ fn start(stream: &Stream, request: &ExecRequest) -> Result<Running, (RefusalReas
     let mut launched = find_program(program, &path).and_then(|file| launch(&file, program));
     let is_missing = matches!(&launched, Err(error) if error.kind() == io::ErrorKind::NotFound);
     let applet = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if is_missing && agent.role == Role::Init && APPLETS.contains(&applet) {
+    // By its own name the agent is there wherever it was started from.
+    let stands_in = agent.role == Role::Init && APPLETS.contains(&applet) || applet == OWN_NAME;
+    if is_missing && stands_in {
         launched = launch(Path::new("/proc/self/exe"), applet);
     }
     let Started { mut child, pid, exit } = launched

@@ -181,6 +181,9 @@ impl Checker<'_> {
                     .at(machine.place.clone())
                     .hint("add `recording = \"console.raw\"`, or `\"-\"` for standard input"),
             ),
+            (Backend::Recorder, Some(_)) if machine.networks.is_some() => self.report(
+                Problem::new("a recording is in no network").at(machine.place.clone()).hint("leave `networks` out"),
+            ),
             (Backend::Qemu, Some(recording)) => self.report(
                 Problem::new("only a recorder plays a recording")
                     .at(recording.place.clone())
@@ -200,7 +203,12 @@ impl Checker<'_> {
                 .iter()
                 .map(|parameter| self.kernel_parameter(parameter))
                 .collect(),
-            network: machine.network.as_ref().map(|network| self.network(network)).unwrap_or_default(),
+            network: machine.network.as_ref().map_or_else(
+                // A machine among others has no card of its own beside theirs, unless it is asked for.
+                || Network { none: machine.networks.is_some(), ..Network::default() },
+                |network| self.network(network),
+            ),
+            networks: BTreeMap::new(),
             console: machine.console,
             console_limit: machine.console_limit.as_ref().map_or(defaults.console_limit, |limit| limit.value),
             recording: machine.recording.as_ref().map(|path| match path.as_str() {
@@ -236,7 +244,12 @@ impl Checker<'_> {
             if disk.size.bytes() == 0 {
                 self.report(Problem::new("a disk cannot be empty of room").at(disk.size.place.clone()));
             }
-            plain.push(Disk { name: name.value.clone(), size: disk.size.value });
+            plain.push(Disk {
+                name: name.value.clone(),
+                size: disk.size.value,
+                write_cache: disk.write_cache,
+                fallible: false,
+            });
         }
         plain
     }

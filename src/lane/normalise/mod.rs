@@ -4,7 +4,9 @@
 //! the host come out relative to the project's root (or absolute), whatever folder the lane file is in.
 
 mod actions;
+mod faults;
 mod machines;
+mod networks;
 mod steps;
 mod text;
 
@@ -15,8 +17,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::document::{ControlDocument, FailurePatternsDocument, Header, LaneDocument, MarkersDocument, Named};
 use super::model::{
-    Backend, Control, DEFAULT_MARKER_PREFIX, FailurePatternRules, LANE_VERSION, Lane, MarkerRules, SecretSource, Step,
-    Tier,
+    Backend, Control, DEFAULT_MARKER_PREFIX, DEFAULT_SEED, FailurePatternRules, LANE_VERSION, Lane, MarkerRules,
+    SecretSource, Step, Tier,
 };
 use super::problem::Problem;
 use super::reader::Spanned;
@@ -41,14 +43,19 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
         surroundings,
         problems: Vec::new(),
         secrets: document.secrets.keys().map(|name| name.value.clone()).collect(),
+        healed: Vec::new(),
     };
     let header = checker.header(&document.lane);
     let markers = checker.markers(&document.markers);
     let failure_patterns = checker.failure_patterns(&document.failure_patterns);
     let secrets = checker.secrets(&document.secrets);
     let mut images = checker.images(&document.images);
-    let machines = checker.machines(&document.machines, &mut images);
-    let steps = checker.steps(document, &machines);
+    let networks = checker.networks(&document.networks);
+    let mut machines = checker.machines(&document.machines, &mut images);
+    checker.attachments(&document.machines, &networks, &mut machines, &header.name);
+    let steps = checker.steps(document, &faults::Targets { networks: &networks, machines: &machines });
+    checker.heals_fit(&steps);
+    faults::mark_fallible(&steps, &mut machines);
     let controls = checker.controls(&document.controls, &steps);
     let qemus = machines.values().filter(|machine| machine.backend == Backend::Qemu).count();
     let tier = checker.tier(&document.lane, qemus, machines.len());
@@ -78,8 +85,10 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
         markers,
         failure_patterns,
         minimum_score: header.minimum_score,
+        seed: document.lane.seed.unwrap_or(DEFAULT_SEED),
         secrets,
         images,
+        networks,
         machines,
         steps,
         controls,
@@ -102,6 +111,8 @@ struct Checker<'a> {
     surroundings: &'a Surroundings<'a>,
     problems: Vec<Problem>,
     secrets: BTreeSet<String>,
+    /// What `heal` steps name, to be checked once all steps are known.
+    healed: Vec<Spanned<String>>,
 }
 
 struct PlainHeader {
@@ -318,6 +329,7 @@ impl Checker<'_> {
 pub fn longest_hold(step: &Step) -> Span {
     match &step.action {
         super::model::Action::Hold { duration } => *duration,
+        super::model::Action::Schedule { schedule } => schedule.duration,
         super::model::Action::Parallel { steps } => steps.iter().map(longest_hold).max().unwrap_or_default(),
         _ => Span::default(),
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Checker;
 use super::actions::program;
+use super::faults::Targets;
 use crate::lane::document::{GateForm, LaneDocument, StepDocument, Terse};
 use crate::lane::model::{Action, Backend, Gate, Machine, PowerAction, Step};
 use crate::lane::problem::Problem;
@@ -19,15 +20,13 @@ pub(super) mod default_bound {
     pub const COMMAND: Span = Span::from_secs(60);
     pub const COPY: Span = Span::from_secs(60);
     pub const POWER: Span = Span::from_secs(60);
+    pub const FAULT: Span = Span::from_secs(60);
     pub const REQUEST: Span = Span::from_secs(30);
     pub const REBOOT: Span = Span::from_secs(120);
     pub const SCRIPT: Span = Span::from_secs(300);
 }
 
-const ACTIONS: &str =
-    "`expect`, `exec`, `host`, `http`, `tcp`, `copy`, `power`, `reboot`, `hold`, `script` or `parallel`";
-
-type Machines = BTreeMap<String, Machine>;
+const ACTIONS: &str = "`expect`, `exec`, `host`, `http`, `tcp`, `copy`, `power`, `reboot`, `hold`, `fault`, `heal`, `schedule`, `script` or `parallel`";
 
 /// Names that are taken, with where the file gave them.
 #[derive(Default)]
@@ -39,7 +38,7 @@ struct Names {
 }
 
 impl Checker<'_> {
-    pub(super) fn steps(&mut self, document: &LaneDocument, machines: &Machines) -> Vec<Step> {
+    pub(super) fn steps(&mut self, document: &LaneDocument, targets: &Targets<'_>) -> Vec<Step> {
         if document.steps.is_empty() {
             self.report(
                 Problem::new("the lane has no steps, so it would prove nothing")
@@ -55,7 +54,7 @@ impl Checker<'_> {
         document
             .steps
             .iter()
-            .map(|step| self.entry(&step.place, |checker| checker.step(step, machines, &mut names, false)))
+            .map(|step| self.entry(&step.place, |checker| checker.step(step, targets, &mut names, false)))
             .collect()
     }
 
@@ -86,14 +85,17 @@ impl Checker<'_> {
         }
     }
 
-    fn step(&mut self, step: &Spanned<StepDocument>, machines: &Machines, names: &mut Names, inner: bool) -> Step {
+    fn step(&mut self, step: &Spanned<StepDocument>, targets: &Targets<'_>, names: &mut Names, inner: bool) -> Step {
         self.shape(step, inner);
         let bound = step.within.as_ref().map(|within| within.value);
         if let Some(within) = &step.within {
             self.not_zero(within);
         }
-        let (action, within, made) = self.action(step, bound, machines, names);
-        let on = self.on(step, &action, machines);
+        let (action, within, made) = self.action(step, bound, targets, names);
+        let on = self.on(step, &action, targets.machines);
+        if let (Action::Fault { fault }, Some(given)) = (&action, &step.fault) {
+            self.fault_fits(fault, &given.place, &on, targets);
+        }
         Step {
             name: match &step.name {
                 Some(name) => name.value.clone(),
@@ -146,7 +148,7 @@ impl Checker<'_> {
         &mut self,
         step: &Spanned<StepDocument>,
         bound: Option<Span>,
-        machines: &Machines,
+        targets: &Targets<'_>,
         names: &mut Names,
     ) -> (Action, Span, String) {
         if let Some(expect) = &step.expect {
@@ -199,7 +201,24 @@ impl Checker<'_> {
             return (Action::Hold { duration: hold.value }, hold.value, "hold".into());
         }
         if let Some(parallel) = &step.parallel {
-            return self.parallel(step, parallel, bound, machines, names);
+            return self.parallel(step, parallel, bound, targets, names);
+        }
+        if let Some(fault) = &step.fault {
+            let (fault, name) = self.fault(fault, targets);
+            return (Action::Fault { fault }, bound.unwrap_or(default_bound::FAULT), name);
+        }
+        if let Some(heal) = &step.heal {
+            return (self.heal(heal), bound.unwrap_or(default_bound::FAULT), "heal".into());
+        }
+        if let Some(schedule) = &step.schedule {
+            if let Some(within) = &step.within {
+                self.report(
+                    Problem::new("a schedule's bound follows from its `duration`")
+                        .at(within.place.clone())
+                        .hint("leave `within` out"),
+                );
+            }
+            return self.schedule(schedule, targets);
         }
         if let Some(reboot) = &step.reboot
             && !reboot.value
@@ -219,7 +238,7 @@ impl Checker<'_> {
         step: &Spanned<StepDocument>,
         parallel: &Spanned<Vec<Spanned<StepDocument>>>,
         bound: Option<Span>,
-        machines: &Machines,
+        targets: &Targets<'_>,
         names: &mut Names,
     ) -> (Action, Span, String) {
         if parallel.is_empty() {
@@ -229,7 +248,7 @@ impl Checker<'_> {
                     .hint("list steps: `parallel = [{ exec = [...] }, { exec = [...] }]`"),
             );
         }
-        let steps: Vec<Step> = parallel.iter().map(|inner| self.step(inner, machines, names, true)).collect();
+        let steps: Vec<Step> = parallel.iter().map(|inner| self.step(inner, targets, names, true)).collect();
         let hold = steps.iter().map(super::longest_hold).max().unwrap_or_default();
         if let Some(within) = &step.within
             && within.value <= hold
@@ -244,11 +263,19 @@ impl Checker<'_> {
         (Action::Parallel { steps }, bound.unwrap_or(longest), "parallel".into())
     }
 
-    fn on(&mut self, step: &Spanned<StepDocument>, action: &Action, machines: &Machines) -> Vec<String> {
+    fn on(
+        &mut self,
+        step: &Spanned<StepDocument>,
+        action: &Action,
+        machines: &BTreeMap<String, Machine>,
+    ) -> Vec<String> {
         // These happen on the host, or have steps of their own that say where.
         let (elsewhere, why) = match action {
             Action::Host { .. } | Action::Script { .. } => (true, "this step happens on the host"),
             Action::Parallel { .. } => (true, "the steps in here say it, each for itself"),
+            Action::Heal { .. } => (true, "a fault is healed where it was begun"),
+            Action::Schedule { .. } => (true, "the faults in here say it, each for itself"),
+            Action::Fault { fault } if !fault.is_on_machines() => (true, "a link names its ends itself"),
             _ => (false, ""),
         };
         if elsewhere {
@@ -259,32 +286,10 @@ impl Checker<'_> {
             let all: BTreeSet<String> = steps.iter().flat_map(|step| step.on.iter().cloned()).collect();
             return all.into_iter().collect();
         }
-        let mut on: Vec<String> = Vec::new();
-        match &step.on {
-            None => on.extend(machines.keys().cloned()),
-            Some(given) => {
-                if given.is_empty() {
-                    self.report(
-                        Problem::new("this step happens nowhere")
-                            .at(given.place.clone())
-                            .hint("name a machine, or leave `on` out for every machine"),
-                    );
-                }
-                for name in given.iter() {
-                    if on.contains(&name.value) {
-                        self.report(Problem::new(format!("`{}` is named twice", name.value)).at(name.place.clone()));
-                    } else if !machines.contains_key(&name.value) {
-                        self.report(
-                            Problem::new(format!("the lane has no machine `{}`", name.value))
-                                .at(name.place.clone())
-                                .nearest(name, machines.keys().map(String::as_str)),
-                        );
-                    } else {
-                        on.push(name.value.clone());
-                    }
-                }
-            }
-        }
+        let on = match &step.on {
+            None => machines.keys().cloned().collect(),
+            Some(given) => self.named_machines(given, machines),
+        };
         if machines.is_empty() && step.on.is_none() && !given_actions(step).is_empty() {
             self.report(
                 Problem::new("this step needs a machine, and the lane has none")
@@ -312,6 +317,36 @@ impl Checker<'_> {
                     .at(step.place.clone())
                     .hint("say `on` which machine, or only `expect` and `hold` on this one"),
             );
+        }
+        on
+    }
+
+    /// Machines of the lane, each once.
+    pub(super) fn named_machines(
+        &mut self,
+        given: &Spanned<Vec<Spanned<String>>>,
+        machines: &BTreeMap<String, Machine>,
+    ) -> Vec<String> {
+        if given.is_empty() {
+            self.report(
+                Problem::new("this step happens nowhere")
+                    .at(given.place.clone())
+                    .hint("name a machine, or leave `on` out for every machine"),
+            );
+        }
+        let mut on: Vec<String> = Vec::new();
+        for name in given.iter() {
+            if on.contains(&name.value) {
+                self.report(Problem::new(format!("`{}` is named twice", name.value)).at(name.place.clone()));
+            } else if !machines.contains_key(&name.value) {
+                self.report(
+                    Problem::new(format!("the lane has no machine `{}`", name.value))
+                        .at(name.place.clone())
+                        .nearest(name, machines.keys().map(String::as_str)),
+                );
+            } else {
+                on.push(name.value.clone());
+            }
         }
         on
     }
@@ -380,6 +415,9 @@ fn given_actions(step: &StepDocument) -> Vec<(&'static str, &Place)> {
         given("hold", &step.hold),
         given("script", &step.script),
         given("parallel", &step.parallel),
+        given("fault", &step.fault),
+        given("heal", &step.heal),
+        given("schedule", &step.schedule),
     ]
     .into_iter()
     .flatten()

@@ -13,7 +13,8 @@
 mod client;
 mod process;
 mod protocol;
+mod servers;
 
 pub use client::{Keeper, KeeperExit};
 pub use process::main;
-pub use protocol::{KILLED, KeeperSpec, STOPPED, SocketSpec, TERMINATION_BOUND};
+pub use protocol::{KILLED, KeeperSpec, STOPPED, ServerSpec, SocketSpec, TERMINATION_BOUND};

@@ -15,10 +15,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getppid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getppid, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, waitid,
 };
 
 use super::protocol::{KILLED, KeeperSpec, Order, STOPPED, Status, TERMINATION_BOUND};
+use super::servers::Servers;
 use crate::machine::folders;
 
 /// Runs the keeper over this process's standard streams until its machine is gone.
@@ -56,12 +58,14 @@ fn keep() -> io::Result<()> {
         .map(|socket| listen(&socket.path).map(|listener| (socket.name.clone(), listener)))
         .collect::<io::Result<Vec<_>>>()?;
     let record_file = lock_record(&spec.record_path)?;
+    let servers = Servers::start(&spec.servers, &spec.stderr)?;
     let child = spawn(&spec, &sockets)?;
     // QEMU has its own descriptors now; ours would keep a dead machine's sockets connectable.
     drop(sockets);
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     let mut keeper = Keeper {
         spec,
+        servers,
         child,
         pidfd,
         control,
@@ -131,8 +135,19 @@ fn substitute(argument: &str, sockets: &[(String, UnixListener)]) -> OsString {
         .into()
 }
 
+/// What the keeper has to look after.
+struct Happened {
+    child_ended: bool,
+    run_spoke: bool,
+    caller: bool,
+    server_ended: bool,
+    /// Indices of those that printed.
+    consoles: Vec<usize>,
+}
+
 struct Keeper {
     spec: KeeperSpec,
+    servers: Servers,
     child: Child,
     /// Becomes readable when the child ends.
     pidfd: OwnedFd,
@@ -169,7 +184,7 @@ impl Keeper {
                 self.take_order(stdin);
                 continue;
             }
-            let (child_ended, run_spoke, caller, consoles) = self.wait()?;
+            let Happened { child_ended, run_spoke, caller, server_ended, consoles } = self.wait()?;
             if !child_ended && self.kill_at.is_some_and(|bound| bound <= Instant::now()) {
                 self.kill_at = None;
                 self.overdue = true;
@@ -177,6 +192,10 @@ impl Keeper {
             }
             for index in consoles.into_iter().rev() {
                 self.record_console(index);
+            }
+            if server_ended && self.servers.take_ended(&self.spec.stderr) {
+                // A machine whose disk is gone proves nothing any more.
+                self.kill(Signal::KILL);
             }
             if caller {
                 self.answer();
@@ -190,13 +209,14 @@ impl Keeper {
         }
     }
 
-    /// Blocks until something happens, or the machine's time to end is over; says what: child ended, the run spoke, a
-    /// caller came, consoles that printed.
-    fn wait(&self) -> io::Result<(bool, bool, bool, Vec<usize>)> {
+    /// Blocks until something happens, or the machine's time to end is over.
+    fn wait(&self) -> io::Result<Happened> {
         let stdin = io::stdin();
         let nothing: &[KeptConsole] = &[];
         let consoles = self.kept.as_ref().map_or(nothing, |kept| &kept.consoles);
         let mut watched: Vec<BorrowedFd<'_>> = vec![self.pidfd.as_fd(), self.control.as_fd()];
+        watched.extend(self.servers.descriptors());
+        let first_console = watched.len();
         watched.extend(consoles.iter().map(|console| console.stream.as_fd()));
         if self.run_is_there {
             watched.push(stdin.as_fd());
@@ -213,8 +233,13 @@ impl Keeper {
             }
         }
         let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
-        let printed = (0..consoles.len()).filter(|index| ready[2 + index]).collect();
-        Ok((ready[0], self.run_is_there && ready[ready.len() - 1], ready[1], printed))
+        Ok(Happened {
+            child_ended: ready[0],
+            caller: ready[1],
+            server_ended: ready[2..first_console].contains(&true),
+            consoles: (0..consoles.len()).filter(|index| ready[first_console + index]).collect(),
+            run_spoke: self.run_is_there && ready[ready.len() - 1],
+        })
     }
 
     fn take_order(&mut self, stdin: &mut impl BufRead) {
@@ -237,7 +262,15 @@ impl Keeper {
         }
     }
 
-    fn kill(&self, signal: Signal) {
+    /// With SIGKILL also what the machine's disks have not flushed is gone: QEMU, which would flush it at its end or ask
+    /// for it again, stands still before the disks go, and is killed after them.
+    fn kill(&mut self, signal: Signal) {
+        if signal == Signal::KILL && !self.servers.is_empty() {
+            let _ = pidfd_send_signal(&self.pidfd, Signal::STOP);
+            let states = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            let _ = waitid(WaitId::Pid(Pid::from_child(&self.child)), states);
+            self.servers.kill();
+        }
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 
@@ -313,6 +346,7 @@ impl Keeper {
     }
 
     fn finish(&mut self, status: ExitStatus) {
+        self.servers.finish();
         let _ = fs::remove_file(&self.spec.record_path);
         let _ = fs::remove_file(&self.spec.control);
         if !self.run_is_there || self.spec.record.kept {

@@ -1,6 +1,7 @@
 //! What a run and a keeper say to each other: one JSON document a line. And what a keeper answers on its own socket to
 //! whoever wants its machine to stop: one word, once the machine is gone.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ pub struct KeeperSpec {
     pub arguments: Vec<String>,
     /// Listening unix sockets that the child inherits.
     pub sockets: Vec<SocketSpec>,
+    /// Programs that the child needs: started before it, gone with it.
+    #[serde(default)]
+    pub servers: Vec<ServerSpec>,
     /// Where the child's standard error goes.
     pub stderr: PathBuf,
     /// The keeper's own socket, for `ps` and `stop`.
@@ -39,6 +43,18 @@ pub struct KeeperSpec {
 pub struct SocketSpec {
     pub name: String,
     pub path: PathBuf,
+}
+
+/// A program that serves one unix socket, which it inherits as descriptor 3 by systemd's convention.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ServerSpec {
+    /// For messages.
+    pub name: String,
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+    pub socket: PathBuf,
+    /// Its working directory, and where it keeps temporary files.
+    pub folder: PathBuf,
 }
 
 /// Later lines on the keeper's standard input. The end of input means: kill.

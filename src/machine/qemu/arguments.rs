@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::disk_server::DiskServer;
 use crate::lane::model::{ConsoleDevice, Firmware, Network};
 use crate::lane::units::Size;
 use crate::plan::model::Accelerator;
@@ -20,6 +21,8 @@ pub struct QemuDefinition {
     /// In boot order.
     pub disks: Vec<AttachedDisk>,
     pub network: Network,
+    /// Places in the lane's networks.
+    pub links: Vec<AttachedLink>,
     pub console: ConsoleDevice,
     /// A program that carries one guest connection to a service on the host (`program relay ADDRESS`).
     pub relay: PathBuf,
@@ -40,6 +43,28 @@ pub struct AttachedDisk {
     pub path: PathBuf,
     /// `qcow2` or `raw`.
     pub format: String,
+    /// The server that plays the disk; QEMU opens the file itself when absent.
+    pub server: Option<DiskServer>,
+}
+
+impl AttachedDisk {
+    fn device_id(&self) -> String {
+        format!("disk-{}", self.serial)
+    }
+
+    /// By which the monitor knows what the device reads and writes through: virtio's own half of it.
+    pub fn backend_path(&self) -> String {
+        format!("/machine/peripheral/{}/virtio-backend", self.device_id())
+    }
+}
+
+/// A network card whose cable ends in a unix socket.
+#[derive(Clone, Debug)]
+pub struct AttachedLink {
+    pub network: String,
+    pub mac: String,
+    /// Somebody listens there already.
+    pub socket: PathBuf,
 }
 
 /// Names of the sockets that QEMU inherits; `{fd:NAME}` in the arguments.
@@ -78,9 +103,21 @@ impl QemuDefinition {
             self.push_disk(&mut arguments, index, disk);
         }
         self.push_network(&mut arguments);
+        for (index, link) in self.links.iter().enumerate() {
+            let socket = escape(&link.socket);
+            arguments.pair("-netdev", &format!("stream,id=link{index},server=off,addr.type=unix,addr.path={socket}"));
+            arguments.pair("-device", &format!("virtio-net-pci,netdev=link{index},mac={},romfile=", link.mac));
+        }
         arguments.pair("-object", "rng-random,id=entropy,filename=/dev/urandom");
         arguments.pair("-device", "virtio-rng-pci,rng=entropy");
         arguments.0
+    }
+
+    /// The block nodes of disks that the lane may make fail.
+    pub fn fallible_nodes(&self) -> Vec<String> {
+        let fallible = |disk: &AttachedDisk| disk.server.as_ref().is_some_and(|server| server.fallible);
+        let nodes = self.disks.iter().enumerate().filter(|(_, disk)| fallible(disk));
+        nodes.map(|(index, _)| format!("disk{index}")).collect()
     }
 
     fn push_firmware(&self, arguments: &mut Arguments) {
@@ -123,17 +160,21 @@ impl QemuDefinition {
     }
 
     fn push_disk(&self, arguments: &mut Arguments, index: usize, disk: &AttachedDisk) {
-        let path = escape(&disk.path);
-        arguments.pair(
-            "-blockdev",
-            &format!(
-                "driver={},node-name=disk{index},discard=unmap,file.driver=file,file.filename={path},file.discard=unmap",
-                disk.format
-            ),
-        );
+        let file = match &disk.server {
+            None => format!("file.driver=file,file.filename={},file.discard=unmap", escape(&disk.path)),
+            Some(server) => {
+                format!("file.driver=nbd,file.server.type=unix,file.server.path={}", escape(&server.socket))
+            }
+        };
+        arguments.pair("-blockdev", &format!("driver={},node-name=disk{index},discard=unmap,{file}", disk.format));
         // Boot order is the firmware's affair; with a kernel given directly there is nothing to boot from.
         let boot = if self.direct_kernel.is_none() { format!(",bootindex={}", index + 1) } else { String::new() };
-        arguments.pair("-device", &format!("virtio-blk-pci,drive=disk{index},serial={}{boot}", disk.serial));
+        // What fails is the guest's to deal with: the machine is never stopped for it.
+        let errors = if disk.server.is_some() { ",werror=report,rerror=report" } else { "" };
+        let id = disk.device_id();
+        let serial = &disk.serial;
+        let device = format!("virtio-blk-pci,id={id},drive=disk{index},serial={serial}{errors}{boot}");
+        arguments.pair("-device", &device);
     }
 
     fn push_network(&self, arguments: &mut Arguments) {
@@ -207,7 +248,13 @@ mod tests {
                 initramfs: "/i".into(),
                 parameters: vec!["panic=-1".into()],
             }),
-            disks: vec![AttachedDisk { serial: "root".into(), path: "/a,b.qcow2".into(), format: "qcow2".into() }],
+            disks: vec![AttachedDisk {
+                serial: "root".into(),
+                path: "/a,b.qcow2".into(),
+                format: "qcow2".into(),
+                server: None,
+            }],
+            links: Vec::new(),
             network: Network { forward: vec![22], ..Network::default() },
             console: ConsoleDevice::Serial,
             relay: "/bin/bootproof".into(),

@@ -8,12 +8,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::arguments::QemuDefinition;
+use super::arguments::{AttachedDisk, QemuDefinition};
 use super::process::{ProcessPlace, QemuProcess};
 use super::supervisor::{Order, Supervisor};
 use crate::channel::AgentChannel;
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity};
+use crate::lane::model::DiskOperations;
 use crate::machine::consoles::Consoles;
 use crate::machine::{Machine, MachineState};
 use crate::marker::CompiledRules;
@@ -103,6 +104,7 @@ impl QemuMachine {
             events,
             orders: order_queue,
             stderr: setup.place.stderr(),
+            fallible: setup.definition.fallible_nodes(),
         };
         *current = Some(Current { pid, orders, forwards, supervisor: tokio::spawn(supervisor.run(keeper)) });
         Ok(())
@@ -121,6 +123,11 @@ impl QemuMachine {
             current.orders.send(make(sender)).map_err(|_| off())?;
         }
         answer.await.map_err(|_| off())?
+    }
+
+    fn disk(&self, name: &str) -> Result<&AttachedDisk> {
+        let disk = self.setup.definition.disks.iter().find(|disk| disk.serial == name);
+        disk.ok_or_else(|| Error::usage(format!("machine `{}` has no disk `{name}`", self.setup.state.name())))
     }
 
     /// Kills QEMU for a reason and waits until it is gone.
@@ -161,6 +168,29 @@ impl Machine for QemuMachine {
 
     fn power_on(&self) -> BoxFuture<'_, Result<()>> {
         self.switch_on("power-on").boxed()
+    }
+
+    fn pause(&self, paused: bool) -> BoxFuture<'_, Result<()>> {
+        self.order(move |answer| Order::Pause(paused, answer)).boxed()
+    }
+
+    fn slow_disk<'a>(&'a self, disk: &'a str, bytes_per_second: Option<u64>) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let device = self.disk(disk)?.backend_path();
+            self.order(|answer| Order::Throttle(device, bytes_per_second.unwrap_or(0), answer)).await
+        }
+        .boxed()
+    }
+
+    fn fail_disk<'a>(&'a self, disk: &'a str, requests: Option<DiskOperations>) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let disk = self.disk(disk)?;
+            let server = disk.server.as_ref().ok_or_else(|| {
+                Error::usage(format!("the disk `{}` of `{}` cannot fail", disk.serial, self.setup.state.name()))
+            })?;
+            server.fail(requests)
+        }
+        .boxed()
     }
 
     fn end(&self) -> BoxFuture<'_, Result<()>> {

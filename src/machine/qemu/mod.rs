@@ -4,13 +4,15 @@
 //! `Machine` that a run drives, `firmware` the UEFI files of the host.
 
 mod arguments;
+mod disk_server;
 pub mod firmware;
 mod machine;
 mod process;
 mod qmp;
 mod supervisor;
 
-pub use arguments::{AttachedDisk, DirectKernel, QemuDefinition, render};
+pub use arguments::{AttachedDisk, AttachedLink, DirectKernel, QemuDefinition, render};
+pub use disk_server::{DiskServer, PROGRAM as DISK_SERVER};
 pub use machine::{QemuMachine, QemuSetup};
 pub use process::{ProcessPlace, QemuProcess};
 pub use qmp::Qmp;

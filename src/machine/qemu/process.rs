@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use qapi::qmp::Event;
 use tokio::sync::mpsc;
 
-use super::arguments::{QemuDefinition, SOCKETS, render};
+use super::arguments::{AttachedDisk, QemuDefinition, SOCKETS, render};
+use super::disk_server;
 use super::qmp::Qmp;
 use crate::error::{Context, Error, Result};
-use crate::machine::keeper::{Keeper, KeeperSpec, SocketSpec};
+use crate::machine::keeper::{Keeper, KeeperSpec, ServerSpec, SocketSpec};
 use crate::machine::registry::MachineRecord;
 
 /// Where a process keeps what belongs to it.
@@ -69,10 +70,14 @@ impl QemuProcess {
             let _ = fs::remove_file(place.socket(name));
         }
         let _ = fs::remove_file(place.socket("keeper"));
+        for server in definition.disks.iter().filter_map(|disk| disk.server.as_ref()) {
+            let _ = fs::remove_file(&server.socket);
+        }
         let spec = KeeperSpec {
             program: program.into(),
             arguments,
             sockets: SOCKETS.iter().map(|name| SocketSpec { name: (*name).into(), path: place.socket(name) }).collect(),
+            servers: definition.disks.iter().filter_map(|disk| server(disk, place)).collect(),
             stderr: place.stderr(),
             control: place.socket("keeper"),
             record_path: place.record_path.clone(),
@@ -108,6 +113,18 @@ impl QemuProcess {
         let (qmp, events) = Qmp::connect(monitor, &place.evidence.join("qmp.jsonl")).await?;
         Ok((qmp, events, console, console_hvc0, agent))
     }
+}
+
+fn server(disk: &AttachedDisk, place: &ProcessPlace) -> Option<ServerSpec> {
+    let server = disk.server.as_ref()?;
+    Some(ServerSpec {
+        name: disk.serial.clone(),
+        program: disk_server::PROGRAM.into(),
+        arguments: server.arguments(),
+        socket: server.socket.clone(),
+        // What the cache holds counts as the machine's disk, not as the host's temporary files.
+        folder: server.file.parent().unwrap_or(&place.runtime).into(),
+    })
 }
 
 /// What QEMU itself said is the best explanation of why it went away.

@@ -67,6 +67,43 @@ impl Qmp {
         self.service.execute(qmp::system_reset {}).await.map(drop).map_err(|error| failed("system_reset", error))
     }
 
+    /// Stops the guest's processors and clocks.
+    pub async fn pause(&self) -> Result<()> {
+        self.service.execute(qmp::stop {}).await.map(drop).map_err(|error| failed("stop", error))
+    }
+
+    /// Bounds what goes through a disk, in bytes per second of reads and writes each; 0 for no bound.
+    pub async fn throttle(&self, device: &str, bytes_per_second: u64) -> Result<()> {
+        let rate = i64::try_from(bytes_per_second).unwrap_or(i64::MAX);
+        let none = None;
+        #[allow(deprecated, reason = "it has to be given, as absent")]
+        let command = qmp::block_set_io_throttle(qmp::BlockIOThrottle {
+            device: None,
+            id: Some(device.into()),
+            bps: 0,
+            bps_rd: rate,
+            bps_wr: rate,
+            iops: 0,
+            iops_rd: 0,
+            iops_wr: 0,
+            bps_max: none,
+            bps_max_length: none,
+            bps_rd_max: none,
+            bps_rd_max_length: none,
+            bps_wr_max: none,
+            bps_wr_max_length: none,
+            group: None,
+            iops_max: none,
+            iops_max_length: none,
+            iops_rd_max: none,
+            iops_rd_max_length: none,
+            iops_size: none,
+            iops_wr_max: none,
+            iops_wr_max_length: none,
+        });
+        self.service.execute(command).await.map(drop).map_err(|error| failed("block_set_io_throttle", error))
+    }
+
     /// The host ports that QEMU picked: (guest port, host port).
     pub async fn forwards(&self) -> Result<Vec<(u16, u16)>> {
         let command = qmp::human_monitor_command { command_line: "info usernet".into(), cpu_index: None };

@@ -18,6 +18,10 @@ use crate::machine::keeper::{Keeper, KeeperExit};
 pub enum Order {
     PressPowerButton(oneshot::Sender<Result<()>>),
     Reset(oneshot::Sender<Result<()>>),
+    /// Stop the guest, or let it go on.
+    Pause(bool, oneshot::Sender<Result<()>>),
+    /// A device, and the bytes per second that it may move; 0 for no bound.
+    Throttle(String, u64, oneshot::Sender<Result<()>>),
     /// Cut the power: no word to the guest, nothing flushed.
     Cut,
     /// The run is over.
@@ -39,6 +43,8 @@ pub struct Supervisor {
     pub orders: mpsc::UnboundedReceiver<Order>,
     /// What QEMU itself says.
     pub stderr: PathBuf,
+    /// Nodes of disks that the lane may make fail: their errors are no trouble of the host's.
+    pub fallible: Vec<String>,
 }
 
 /// What is known about the machine's end before it has come.
@@ -125,6 +131,12 @@ impl Supervisor {
             Order::Reset(answer) => {
                 let _ = answer.send(self.qmp.reset().await);
             }
+            Order::Pause(paused, answer) => {
+                let _ = answer.send(if paused { self.qmp.pause().await } else { self.qmp.resume().await });
+            }
+            Order::Throttle(device, rate, answer) => {
+                let _ = answer.send(self.qmp.throttle(&device, rate).await);
+            }
             Order::Cut => {
                 ending.wanted.get_or_insert((StopCause::Requested, "its power was cut"));
                 keeper.kill().await;
@@ -150,7 +162,11 @@ impl Supervisor {
             }
             Event::SHUTDOWN { data, .. } => ending.shutdown = Some((data.guest, format!("{:?}", data.reason))),
             Event::BLOCK_IO_ERROR { data, .. } => {
-                let what = format!("{}: {}", data.node_name.unwrap_or_default(), data.reason);
+                let node = data.node_name.unwrap_or_default();
+                if self.fallible.contains(&node) {
+                    return;
+                }
+                let what = format!("{node}: {}", data.reason);
                 let kind = if data.nospace.unwrap_or(false) {
                     Kind::BudgetCrossed { what: format!("disk: {what}"), limit: 0, used: 0 }
                 } else {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::trouble::{Trouble, TroubleKind};
 use super::window::Window;
-use crate::event::{Evidence, Failure, Finding, MarkerStanding, Outcome, Severity, StopCause, Verdict};
+use crate::event::{
+    Evidence, Failure, FaultEnd, Finding, MarkerStanding, Outcome, PortTraffic, Severity, StopCause, Verdict,
+};
 use crate::gate::{GateResult, Score, score};
 
 /// What the events so far say about a run. Everything a report tells comes from here and from the files it points to.
@@ -34,6 +36,11 @@ pub struct View {
     /// The decisive trouble that came first, of each kind.
     pub first_troubles: BTreeMap<TroubleKind, Trouble>,
     pub artifacts: Vec<ArtifactFacts>,
+    /// In the order in which they began.
+    pub faults: Window<FaultView, TIMELINE_ENDS>,
+    /// Ends of faults whose beginning is not kept, or was never told.
+    pub faults_ended_unseen: u64,
+    pub networks: BTreeMap<String, NetworkView>,
     /// Events of severity `warning` and `error` that are no trouble by themselves.
     pub warnings: Window<Notice>,
     pub interruptions: Window<Interruption>,
@@ -151,7 +158,9 @@ pub struct StepView {
     pub name: String,
     pub action: String,
     pub gate: Option<String>,
-    /// Its failure fails the run: it has no gate, or a hard one.
+    /// Index of the group that it is a member of.
+    pub group: Option<usize>,
+    /// Its failure fails the run: it has no gate, or a hard one; without one in a group, the group's decides.
     pub decisive: bool,
     pub on: Vec<String>,
     pub deadline_ms: Option<u64>,
@@ -200,6 +209,32 @@ pub struct ArtifactFacts {
     pub file: String,
     pub bytes: u64,
     pub sha256: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FaultView {
+    pub name: String,
+    pub description: String,
+    pub targets: Vec<String>,
+    pub began_ns: u64,
+    /// `None` while it lasts.
+    pub ended: Option<FaultEndView>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FaultEndView {
+    pub cause: FaultEnd,
+    pub at_ns: u64,
+    pub effects: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NetworkView {
+    pub subnet: String,
+    /// The host's own address.
+    pub host: String,
+    /// Known once the network is closed.
+    pub ports: BTreeMap<String, PortTraffic>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -184,6 +184,30 @@ impl View {
             Kind::ArtifactSaved { file, bytes, sha256 } => {
                 self.artifacts.push(ArtifactFacts { file: file.clone(), bytes: *bytes, sha256: sha256.clone() });
             }
+            Kind::NetworkOpened { network, subnet, host } => {
+                let view = self.networks.entry(network.clone()).or_default();
+                view.subnet = subnet.clone();
+                view.host = host.clone();
+            }
+            Kind::NetworkClosed { network, ports } => {
+                self.networks.entry(network.clone()).or_default().ports = ports.clone();
+            }
+            Kind::FaultBegan { fault, description, targets, lasts: _ } => self.faults.push(FaultView {
+                name: fault.clone(),
+                description: description.clone(),
+                targets: targets.clone(),
+                began_ns: at_ns,
+                ended: None,
+            }),
+            Kind::FaultEnded { fault, cause, duration_ms: _, effects } => {
+                let open = self.faults.iter_mut().rev().find(|view| view.name == *fault && view.ended.is_none());
+                match open {
+                    Some(view) => {
+                        view.ended = Some(FaultEndView { cause: *cause, at_ns, effects: effects.clone() });
+                    }
+                    None => self.faults_ended_unseen = self.faults_ended_unseen.saturating_add(1),
+                }
+            }
             Kind::Interrupted { signal } => {
                 self.interruptions.push(Interruption { at_ns, signal: signal.clone() });
                 self.plain_trouble(event, TroubleKind::Interrupted);
@@ -217,11 +241,15 @@ impl View {
     }
 
     fn plan_step(&mut self, summary: &StepSummary) {
+        // A group comes before its members.
+        let group = summary.group.filter(|group| *group < summary.index);
+        let group_decides = group.and_then(|group| self.steps.get(&group)).is_none_or(|group| group.decisive);
         let step = self.step(summary.index, &summary.name);
+        step.group = group;
         step.name = summary.name.clone();
         step.action = summary.action.clone();
         step.gate = summary.gate.clone();
-        step.decisive = summary.gate.is_none() || summary.hard;
+        step.decisive = if summary.gate.is_some() { summary.hard } else { group_decides };
         let Some(name) = &summary.gate else { return };
         match self.gates.iter_mut().find(|gate| gate.name == *name) {
             Some(gate) => {

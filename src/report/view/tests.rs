@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::event::sample::{self, LogBuilder};
-use crate::event::{MarkerStanding, Outcome, Verdict};
+use crate::event::{FaultEnd, Kind, MarkerStanding, Outcome, Severity, Verdict};
 use crate::report::verdict::{Decision, decide, verdict};
 
 proptest! {
@@ -81,4 +83,29 @@ fn the_events_of_a_trouble_are_told_once() {
     let view = View::of(&sample::passed());
     let warnings: Vec<&str> = view.warnings.iter().map(|warning| warning.text.as_str()).collect();
     assert_eq!(warnings, ["accelerator tcg (cached-probe): KVM hung a probe guest"]);
+}
+
+#[test]
+fn the_end_of_a_fault_finds_its_beginning() {
+    let mut log = LogBuilder::new(None);
+    let began = |fault: &str| Kind::FaultBegan {
+        fault: fault.into(),
+        description: "cut off".into(),
+        targets: vec!["node01".into()],
+        lasts: true,
+    };
+    let ended = |fault: &str, count| Kind::FaultEnded {
+        fault: fault.into(),
+        cause: FaultEnd::Healed,
+        duration_ms: 5,
+        effects: BTreeMap::from([("frames dropped".into(), count)]),
+    };
+    for kind in [began("cut"), began("slow"), ended("cut", 1), began("cut"), ended("cut", 2), ended("never", 3)] {
+        log.after(5).host(Severity::Info, kind);
+    }
+    let view = View::of(&log.unclosed());
+    let counts: Vec<Option<u64>> =
+        view.faults.iter().map(|fault| fault.ended.as_ref().map(|ended| ended.effects["frames dropped"])).collect();
+    assert_eq!(counts, [Some(1), None, Some(2)], "of one name each end belongs to the one before it");
+    assert_eq!(view.faults_ended_unseen, 1);
 }

@@ -19,15 +19,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use expect::expect;
-use sha2::{Digest, Sha256};
 
 use self::check::Mismatch;
 use crate::channel::{AgentChannel, ChannelError, RefusalReason};
 use crate::error::Error;
 use crate::event::{Evidence, Failure, FailureReason, Kind, Reporter, Severity};
-use crate::lane::model::{Action, Step};
+use crate::lane::model::{Action, Fault, PowerFault, Step};
 use crate::machine::{Machine, MachineState};
 use crate::marker::Wait;
+use crate::run::faults::{self, Faults};
 use crate::secret::Secrets;
 
 /// A machine of the run.
@@ -50,6 +50,8 @@ pub struct StepContext {
     pub secrets: Secrets,
     /// Deadlines are stretched by this.
     pub factor: f64,
+    /// What the run disturbs at present, and its networks.
+    pub faults: Faults,
 }
 
 /// Why a step's work did not end well.
@@ -103,7 +105,7 @@ impl StepContext {
     }
 
     /// The way into a machine, once its agent answers.
-    async fn channel(&self, machine: &RunningMachine) -> Result<AgentChannel, StepEnd> {
+    pub async fn channel(&self, machine: &RunningMachine) -> Result<AgentChannel, StepEnd> {
         let name = machine.state.name();
         let missing = || StepEnd::Failed(FailureReason::Refused, format!("there is no way into machine `{name}`"));
         let channel = machine.machine.channel().ok_or_else(missing)?;
@@ -138,33 +140,16 @@ impl StepContext {
 
     /// Tells of a file below `artifacts/` that is whole now.
     fn report_artifact(&self, file: &str) -> Result<(), StepEnd> {
-        let path = self.root.join(file);
         let failed = |error| Error::infrastructure(format!("failed to read the artifact `{file}`")).with_source(error);
-        let mut source = std::fs::File::open(&path).map_err(failed)?;
-        let mut hasher = Sha256::new();
-        let bytes = std::io::copy(&mut source, &mut HashWriter(&mut hasher)).map_err(failed)?;
-        let sha256 = crate::proof::digest::hexadecimal(&hasher.finalize());
-        self.reporter.info(None, Kind::ArtifactSaved { file: file.into(), bytes, sha256 });
-        Ok(())
-    }
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+        Ok(crate::run::artifacts::report(&self.root, file, &self.reporter).map_err(failed)?)
     }
 }
 
 /// Whether the step happens once on the host rather than on each of its machines.
 pub fn happens_on_host(action: &Action) -> bool {
     match action {
+        // A fault is one thing, wherever it happens.
+        Action::Fault { .. } | Action::Heal { .. } | Action::Schedule { .. } => true,
         Action::Host { .. } | Action::Script { .. } | Action::Parallel { .. } => true,
         Action::Expect { .. }
         | Action::Exec { .. }
@@ -183,6 +168,12 @@ pub fn watch_for(action: &Action) -> Wait {
     use crate::lane::model::PowerAction::{AwaitOff, Cut, On, Reset, Shutdown};
     match action {
         Action::Power { action: Shutdown | AwaitOff | Cut } => Wait::watch().until_off(),
+        Action::Fault { fault: Fault::Power { action: PowerFault::Cut | PowerFault::Shutdown } } => {
+            Wait::watch().until_off()
+        }
+        Action::Fault { fault: Fault::Power { action: PowerFault::Reset } } => {
+            Wait::watch().across_reboot().until_off()
+        }
         Action::Power { action: Reset | On } | Action::Reboot {} => Wait::watch().across_reboot().until_off(),
         _ => Wait::watch(),
     }
@@ -207,7 +198,13 @@ pub async fn on_machine(context: &StepContext, index: usize, step: &Step, machin
             tokio::time::sleep(duration.duration()).await;
             Ok(())
         }
-        Action::Expect { .. } | Action::Host { .. } | Action::Script { .. } | Action::Parallel { .. } => {
+        Action::Expect { .. }
+        | Action::Fault { .. }
+        | Action::Heal { .. }
+        | Action::Schedule { .. }
+        | Action::Host { .. }
+        | Action::Script { .. }
+        | Action::Parallel { .. } => {
             Err(StepEnd::Failed(FailureReason::Harness, "this kind of step does not happen on a machine".into()))
         }
     }
@@ -218,8 +215,20 @@ pub async fn on_host(context: &StepContext, index: usize, step: &Step) -> StepRe
     match &step.action {
         Action::Host { command } => host::host(context, index, command).await,
         Action::Script { command } => script::script(context, index, step, command).await,
+        Action::Fault { fault } => {
+            let machines = step.on.iter().map(|name| context.machine(name)).collect::<Result<Vec<_>, _>>()?;
+            context.faults.begin(context, &correlated(context, index), &step.name, fault, &machines).await
+        }
+        Action::Heal { faults } => context.faults.heal(context, &correlated(context, index), faults).await,
+        Action::Schedule { schedule } => {
+            faults::schedule(context, &correlated(context, index), &step.name, schedule).await
+        }
         _ => Err(StepEnd::Failed(FailureReason::Harness, "this kind of step does not happen on the host".into())),
     }
+}
+
+fn correlated(context: &StepContext, index: usize) -> Reporter {
+    context.reporter.correlated(format!("step:{index}"))
 }
 
 /// Reports a finished command in its machine's name.

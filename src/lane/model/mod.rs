@@ -3,13 +3,19 @@
 //! This is the form that is persisted (`lane.json`, inside `plan.json`): every step carries its `kind`, every default is
 //! filled in. A lane *file* may be terser; `document` reads that and produces this.
 
+mod fault;
+mod topology;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};
+pub use topology::{Attachment, HOST, SwitchedNetwork};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::units::{Size, Span};
+use crate::lane::units::{Size, Span};
 
 /// The newest lane format that this version reads and the one it writes.
 pub const LANE_VERSION: u32 = 1;
@@ -32,12 +38,25 @@ pub struct Lane {
     pub failure_patterns: FailurePatternRules,
     /// The share of weighted gates, in percent, below which the run fails.
     pub minimum_score: Option<u8>,
+    /// What the chance in link faults follows from.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
     /// Secrets by name; everything else refers to them as `${secret:NAME}` and never holds a value.
     pub secrets: BTreeMap<String, SecretSource>,
     pub images: BTreeMap<String, Image>,
+    /// Layer-2 networks between machines, by name.
+    #[serde(default)]
+    pub networks: BTreeMap<String, SwitchedNetwork>,
     pub machines: BTreeMap<String, Machine>,
     pub steps: Vec<Step>,
     pub controls: BTreeMap<String, Control>,
+}
+
+/// The seed of a lane that gives none.
+pub const DEFAULT_SEED: u64 = 1;
+
+fn default_seed() -> u64 {
+    DEFAULT_SEED
 }
 
 /// What a check costs.
@@ -217,6 +236,8 @@ pub struct Machine {
     /// Added to the kernel's command line.
     pub kernel_parameters: Vec<String>,
     pub network: Network,
+    /// Its places in the lane's networks, by the network's name.
+    pub networks: BTreeMap<String, Attachment>,
     pub console: ConsoleDevice,
     /// Bound on what is recorded of each console.
     pub console_limit: Size,
@@ -235,6 +256,7 @@ impl Default for Machine {
             disks: Vec::new(),
             kernel_parameters: Vec::new(),
             network: Network::default(),
+            networks: BTreeMap::new(),
             console: ConsoleDevice::Serial,
             console_limit: Size::gibibytes(1),
             recording: None,
@@ -249,6 +271,32 @@ pub struct Disk {
     /// Becomes the serial number: `/dev/disk/by-id/virtio-<name>` in the guest. At most 20 characters.
     pub name: String,
     pub size: Size,
+    /// What becomes of writes that the guest has not flushed.
+    #[serde(default)]
+    pub write_cache: WriteCache,
+    /// A fault of the lane makes its requests fail.
+    #[serde(default)]
+    pub fallible: bool,
+}
+
+impl Disk {
+    /// Whether a server between QEMU and the file plays the disk: only that can lose writes or fail requests.
+    pub fn is_served(&self) -> bool {
+        self.fallible || self.write_cache != WriteCache::Host
+    }
+}
+
+/// Where a disk keeps what was written to it and not flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WriteCache {
+    /// In the host's page cache: a power cut of the machine loses nothing.
+    #[default]
+    Host,
+    /// In a cache of the disk's own: a power cut loses what was not flushed, as on real hardware.
+    Volatile,
+    /// As `volatile`, and flushes are acknowledged but not done: a disk that lies.
+    Lying,
 }
 
 /// The user-mode network: nothing is reachable but what is named here.
@@ -351,6 +399,18 @@ pub enum Action {
     },
     /// An orderly reboot from inside; done when the machine's next epoch answers.
     Reboot {},
+    /// Begin a fault; the step's name is the fault's.
+    Fault {
+        fault: Fault,
+    },
+    /// End faults; all that are active when the list is empty.
+    Heal {
+        faults: Vec<String>,
+    },
+    /// Begin and end faults on a schedule. Not scaled.
+    Schedule {
+        schedule: Schedule,
+    },
     /// Let time pass while the failure patterns watch. Not scaled.
     Hold {
         duration: Span,

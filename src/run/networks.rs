@@ -1,0 +1,116 @@
+//! The networks between a run's machines: switched from before the first machine starts until after the last has ended.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::artifacts;
+use crate::error::{Context, Error, Result};
+use crate::event::{Kind, PortTraffic, Reporter};
+use crate::lane::model::Lane;
+use crate::network::{CaptureOptions, Disconnection, PortStatistics, Switch, SwitchOptions, SwitchReport};
+
+/// A run's networks by name.
+#[derive(Default)]
+pub struct Networks {
+    switches: BTreeMap<String, Switch>,
+    /// Where the machines' ports are.
+    runtime: PathBuf,
+    /// The lane's own order decides a port's number.
+    ports: BTreeMap<(String, String), usize>,
+}
+
+impl Networks {
+    /// Opens a port for every place that a machine has in a network. Recordings go to `root`, the proof.
+    pub fn start(lane: &Lane, runtime: &Path, root: &Path, reporter: &Reporter) -> Result<Self> {
+        let mut networks = Self { runtime: runtime.into(), ..Self::default() };
+        for (name, network) in &lane.networks {
+            let told = reporter.clone();
+            let of = name.clone();
+            let switch =
+                Switch::start(&SwitchOptions::new(name.clone(), lane.seed), move |report| tell(&told, &of, report))?;
+            for machine in lane.machines.iter().filter(|(_, machine)| machine.networks.contains_key(name)) {
+                networks.ports.insert((name.clone(), machine.0.clone()), networks.ports.len());
+                switch.listen(machine.0, &networks.socket(name, machine.0))?;
+            }
+            if network.capture {
+                let file = root.join(capture_file(name));
+                let folder = file.parent().unwrap_or(root);
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| Error::storage(error, format!("failed to create `{}`", folder.display())))?;
+                switch.start_capture(&CaptureOptions {
+                    path: file,
+                    limit: network.capture_limit.bytes(),
+                    snap_length: crate::network::LONGEST as u32,
+                })?;
+            }
+            let subnet = format!("{}/{}", network.subnet, network.prefix);
+            reporter
+                .info(None, Kind::NetworkOpened { network: name.clone(), subnet, host: network.host().to_string() });
+            networks.switches.insert(name.clone(), switch);
+        }
+        Ok(networks)
+    }
+
+    pub fn get(&self, name: &str) -> Result<&Switch> {
+        self.switches.get(name).ok_or_else(|| Error::infrastructure(format!("the network `{name}` is not switched")))
+    }
+
+    /// Where a machine's card connects to: short, since unix socket paths end at 108 bytes.
+    pub fn socket(&self, network: &str, machine: &str) -> PathBuf {
+        let number = self.ports.get(&(network.to_owned(), machine.to_owned())).copied().unwrap_or_default();
+        self.runtime.join(format!("net{number}.sock"))
+    }
+
+    /// The end of all networks: what they carried goes to the log, what was recorded becomes an artifact.
+    pub fn close(&self, root: &Path, reporter: &Reporter) -> Result<()> {
+        for (name, switch) in &self.switches {
+            let ports = switch.statistics()?.into_iter().map(|port| (port.name.clone(), traffic(&port))).collect();
+            reporter.info(None, Kind::NetworkClosed { network: name.clone(), ports });
+            if switch.stop_capture()?.is_some() {
+                artifacts::report(root, &capture_file(name), reporter)
+                    .infrastructure(|| format!("failed to keep the recording of `{name}`"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn capture_file(network: &str) -> String {
+    format!("artifacts/networks/{network}.pcapng")
+}
+
+fn traffic(port: &PortStatistics) -> PortTraffic {
+    PortTraffic {
+        received: port.received_frames,
+        sent: port.delivered_frames,
+        dropped: port.dropped_full,
+        invalid: port.too_short,
+    }
+}
+
+/// What a switch says, as the log knows it. Machines come and go with their power: that is told by their own events.
+fn tell(reporter: &Reporter, network: &str, report: SwitchReport) {
+    let warn = |text: String| reporter.warning(None, Kind::Note { text });
+    match report {
+        SwitchReport::PortUp { .. } | SwitchReport::CaptureEnded { reason: None, missed: 0, .. } => {}
+        SwitchReport::PortDown { port, why } => match why {
+            Disconnection::Ended | Disconnection::Replaced => {}
+            Disconnection::Garbage { length } => {
+                warn(format!(
+                    "network {network}: `{port}` sent a frame of {length} bytes, which none has; it was cut off"
+                ));
+            }
+            Disconnection::Failed(error) => {
+                warn(format!("network {network}: the connection of `{port}` failed: {error}"));
+            }
+        },
+        SwitchReport::CaptureEnded { frames, missed, reason, .. } => {
+            let why = reason.unwrap_or_else(|| "the disk was too slow".into());
+            warn(format!("network {network}: the recording ends after {frames} frames, {missed} are missing: {why}"));
+        }
+        SwitchReport::Failed { detail } => {
+            let kind = Kind::InfrastructureFailed { what: format!("network {network}"), detail };
+            reporter.error(None, kind);
+        }
+    }
+}
