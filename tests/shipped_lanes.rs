@@ -57,4 +57,27 @@ fn quickstart_passes_and_its_bugs_are_caught() {
     for control in ["kv-down", "sql-down"] {
         reproduces(&work, "quickstart", control);
     }
+    // The same image: after it, so that it is built once and by one.
+    passes(&OwnWorkRoot::new(), "power-cut");
+    for control in ["lying-disk", "forgiving-disk"] {
+        reproduces(&work, "power-cut", control);
+    }
+}
+
+#[test]
+fn partition_passes_and_its_bugs_are_caught() {
+    let work = OwnWorkRoot::new();
+    let proof = passes(&work, "partition");
+    let result = result_of(&proof);
+    let fault = |name: &str| result["faults"].as_array().unwrap().iter().find(|fault| fault["name"] == name).unwrap();
+    for name in ["cut-one-way", "cut-off"] {
+        assert_eq!(fault(name)["cause"], "healed", "{}", fault(name));
+        assert!(fault(name)["effects"]["frames dropped"].as_u64().unwrap() > 50, "{}", fault(name));
+    }
+    let capture = std::fs::read(proof.join("artifacts/networks/lan.pcapng")).unwrap();
+    assert_eq!(capture[..4], [0x0a, 0x0d, 0x0d, 0x0a], "a section header, as Wireshark wants it");
+    assert!(capture.len() > 20_000, "{} bytes", capture.len());
+    for control in ["cut-both-ways", "heals-another"] {
+        reproduces(&work, "partition", control);
+    }
 }

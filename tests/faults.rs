@@ -1,0 +1,189 @@
+//! Faults on real machines: each is seen by the guest, is over when it is healed, and stands in the log with both its ends.
+
+mod support;
+
+use std::os::unix::fs::symlink;
+
+use support::own_lane::OwnLane;
+use support::{expect_status, stderr_of};
+
+/// The quickstart lane's image, without its own services: they would only take time.
+const DEBIAN: &str = r#"
+[failure_patterns]
+silence = ["io-error", "failed-unit"]
+[images.node.debian]
+suite = "bookworm"
+packages = ["etcd-server", "etcd-client", "postgresql", "systemd-timesyncd"]
+files = "FILES"
+[machines.m]
+image = "node"
+memory = "1GiB"
+disks = [{ name = "data", size = "256MiB" }, { name = "bad", size = "64MiB" }]
+kernel_parameters = [
+  "systemd.mask=etcd.service",
+  "systemd.mask=postgresql.service",
+  "systemd.mask=postgresql@15-main.service",
+  "systemd.mask=systemd-timesyncd.service",
+]
+[[steps]]
+expect = ["services.ready"]
+within = "90s"
+"#;
+
+fn debian(steps: &str) -> OwnLane {
+    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/profiles/single-node/files");
+    OwnLane::new(&format!("{}{steps}", DEBIAN.replace("FILES", files)))
+}
+
+/// A step that runs a script in the guest, which has to succeed.
+fn shell(script: &str) -> String {
+    format!("[[steps]]\nexec = [\"sh\", \"-ec\", '''\n{script}\n''']\n")
+}
+
+fn fault(name: &str, fault: &str) -> String {
+    format!("[[steps]]\nname = \"{name}\"\nfault = {fault}\n")
+}
+
+fn heal(name: &str) -> String {
+    format!("[[steps]]\nheal = [\"{name}\"]\n")
+}
+
+fn fault_of<'a>(result: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
+    let faults = result["faults"].as_array().unwrap();
+    faults.iter().find(|fault| fault["name"] == name).unwrap_or_else(|| panic!("no fault `{name}` in {faults:?}"))
+}
+
+#[test]
+fn a_guest_sees_each_fault_and_its_end() {
+    let steps = [
+        shell("systemd-run --quiet --unit=victim sleep 100000"),
+        fault("stopped", "{ process = { name = \"sleep\", signal = \"stop\" } }"),
+        shell("grep -q '^State:.T' /proc/$(systemctl show --value -p MainPID victim)/status"),
+        heal("stopped"),
+        shell("grep -q '^State:.S' /proc/$(systemctl show --value -p MainPID victim)/status"),
+        fault("killed", "{ process = \"sleep\" }"),
+        // systemd has heard of its end before it answers.
+        shell("test $(systemctl is-failed victim) = failed"),
+        shell("date +%s >/run/before"),
+        fault("later", "{ clock = \"+2h\" }"),
+        shell("test $(($(date +%s) - $(cat /run/before))) -ge 7000"),
+        heal("later"),
+        shell("test $(($(date +%s) - $(cat /run/before))) -le 3000"),
+        shell("awk '/^MemAvailable/ { print $2 }' /proc/meminfo >/run/available"),
+        fault("pressed", "{ memory = \"400MiB\" }"),
+        shell("test $(($(cat /run/available) - $(awk '/^MemAvailable/ { print $2 }' /proc/meminfo))) -ge 350000"),
+        heal("pressed"),
+        shell("mkfs.ext4 -q /dev/disk/by-id/virtio-data\nmkdir /data\nmount /dev/disk/by-id/virtio-data /data"),
+        fault("filled", "{ full = \"/data\" }"),
+        shell("! dd if=/dev/zero of=/data/file bs=1M count=1 status=none"),
+        heal("filled"),
+        shell("dd if=/dev/zero of=/data/file bs=1M count=1 status=none\ntest $(stat -c %s /data/file) = 1048576"),
+        fault("unwritable", "{ disk = { name = \"bad\", errors = \"writes\" } }"),
+        shell(
+            "disk=/dev/disk/by-id/virtio-bad\n! dd if=/dev/zero of=$disk bs=4k count=1 oflag=direct status=none\n\
+             dd if=$disk of=/dev/null bs=4k count=1 iflag=direct status=none",
+        ),
+        heal("unwritable"),
+        shell("dd if=/dev/zero of=/dev/disk/by-id/virtio-bad bs=4k count=1 oflag=direct status=none"),
+        fault("slow", "{ disk = { name = \"bad\", slow = \"512KiB\" } }"),
+        shell(
+            "before=$(date +%s%N)\ndd if=/dev/disk/by-id/virtio-bad of=/dev/null bs=64k count=32 iflag=direct status=none\n\
+             test $(($(date +%s%N) - before)) -ge 2000000000",
+        ),
+        heal("slow"),
+        shell("dd if=/dev/disk/by-id/virtio-bad of=/dev/null bs=64k count=32 iflag=direct status=none"),
+    ];
+    let lane = debian(&steps.concat());
+    expect_status(&lane.run(&[]), 0);
+    let result = lane.sealed_result();
+    for name in ["stopped", "later", "pressed", "filled", "unwritable", "slow"] {
+        let fault = fault_of(&result, name);
+        assert_eq!(fault["cause"], "healed", "{fault}");
+        assert!(fault["ended_ms"].as_u64().unwrap() >= fault["began_ms"].as_u64().unwrap(), "{fault}");
+        assert_eq!(fault["targets"], serde_json::json!(["m"]), "{fault}");
+    }
+    assert_eq!(fault_of(&result, "killed")["cause"], "momentary");
+    assert_eq!(fault_of(&result, "killed")["effects"]["processes"], 1);
+    lane.expect_nothing_left();
+}
+
+/// The first step of the lanes below, on a machine that is up in two seconds.
+const TINY: &str = "[machines.m]\n[[steps]]\nexpect = [\"agent.ready\"]\n";
+
+#[test]
+fn power_pauses_and_a_schedule_pass_over_a_machine() {
+    let steps = [
+        fault("pause", "{ pause = true }"),
+        "[[steps]]\nhold = \"300ms\"\n".into(),
+        heal("pause"),
+        "[[steps]]\nexec = [\"true\"]\n".into(),
+        fault("reset", "{ power = \"reset\" }"),
+        "[[steps]]\nexpect = [\"agent.ready\"]\n".into(),
+        fault("button", "{ power = \"shutdown\" }"),
+        "[[steps]]\nheal = [\"all\"]\n[[steps]]\nexpect = [\"agent.ready\"]\n".into(),
+        "[[steps]]\nname = \"trouble\"\nschedule = { seed = 3, duration = \"3s\", every = \"500ms\", longest = \"300ms\", \
+         faults = [{ fault = { pause = true } }] }\n"
+            .into(),
+        "[[steps]]\nexec = [\"true\"]\n".into(),
+    ];
+    let lane = OwnLane::new(&format!("{TINY}{}", steps.concat()));
+    expect_status(&lane.run(&[]), 0);
+    let result = lane.sealed_result();
+    assert_eq!(fault_of(&result, "reset")["cause"], "momentary");
+    assert_eq!(fault_of(&result, "button")["cause"], "healed");
+    let epochs = result["machines"]["m"]["epochs"].as_array().unwrap().len();
+    assert_eq!(epochs, 3, "power-on, reset, power-on: {result}");
+    let drawn: Vec<&serde_json::Value> = result["faults"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|fault| fault["name"].as_str().unwrap().starts_with("trouble/pause-"))
+        .collect();
+    assert!(drawn.len() >= 3, "{drawn:?}");
+    assert!(drawn.iter().all(|fault| fault["cause"] == "healed"), "{drawn:?}");
+    lane.expect_nothing_left();
+}
+
+#[test]
+fn a_machine_that_is_down_is_not_disturbed() {
+    let steps = [fault("cut", "{ power = \"cut\" }"), fault("pause", "{ pause = true }")];
+    let lane = OwnLane::new(&format!("{TINY}{}", steps.concat()));
+    let output = lane.run(&[]);
+    expect_status(&output, 1);
+    assert!(stderr_of(&output).contains("off"), "{}", stderr_of(&output));
+    let result = lane.sealed_result();
+    assert_eq!(fault_of(&result, "cut")["cause"], "run-ended", "what lasts until the end is told as well");
+    lane.expect_nothing_left();
+}
+
+#[test]
+fn what_is_kept_is_healed_first() {
+    let steps = [fault("pause", "{ pause = true }"), "[[steps]]\nhost = [\"false\"]\n".into()];
+    let lane = OwnLane::new(&format!("{TINY}{}", steps.concat()));
+    expect_status(&lane.run(&["--keep"]), 1);
+    let result = lane.sealed_result();
+    assert_eq!(fault_of(&result, "pause")["cause"], "run-ended");
+    let monitor = std::fs::read_to_string(lane.work.proof().join("machines/m/qmp.jsonl")).unwrap();
+    let last = |command: &str| monitor.rfind(&format!("\"execute\":\"{command}\"")).unwrap();
+    assert!(last("cont") > last("stop"), "it goes on: {monitor}");
+    lane.ask(&["stop", "--all"]);
+    lane.expect_nothing_left();
+}
+
+#[test]
+fn without_nbdkit_a_forgetful_disk_blocks_and_says_what_to_install() {
+    let folder = tempfile::tempdir().unwrap();
+    for program in ["qemu-system-x86_64", "qemu-img", "sh"] {
+        let found = std::env::var_os("PATH").and_then(|path| {
+            std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.exists())
+        });
+        symlink(found.unwrap(), folder.path().join(program)).unwrap();
+    }
+    let disks = "disks = [{ name = \"d\", size = \"16MiB\", write_cache = \"volatile\" }]";
+    let lane = OwnLane::new(&TINY.replace("[machines.m]\n", &format!("[machines.m]\n{disks}\n")));
+    let output = lane.command(&[]).env("PATH", folder.path()).output().unwrap();
+    expect_status(&output, 3);
+    let said = stderr_of(&output);
+    assert!(said.contains("nbdkit") && said.contains("apt-get install nbdkit"), "{said}");
+    lane.expect_nothing_left();
+}
