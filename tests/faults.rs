@@ -15,8 +15,10 @@ silence = ["io-error", "failed-unit"]
 suite = "bookworm"
 packages = ["etcd-server", "etcd-client", "postgresql", "systemd-timesyncd"]
 files = "FILES"
+[networks.lan]
 [machines.m]
 image = "node"
+networks = ["lan"]
 memory = "1GiB"
 disks = [{ name = "data", size = "256MiB" }, { name = "bad", size = "64MiB" }]
 kernel_parameters = [
@@ -52,6 +54,33 @@ fn fault_of<'a>(result: &'a serde_json::Value, name: &str) -> &'a serde_json::Va
     let faults = result["faults"].as_array().unwrap();
     faults.iter().find(|fault| fault["name"] == name).unwrap_or_else(|| panic!("no fault `{name}` in {faults:?}"))
 }
+
+/// The host reaches a machine by its name, and the machine itself by what the agent has told it.
+const REACHED: &str = r#"
+[[steps]]
+exec = ["sh", "-ec", """
+hostname -I | grep -qw 10.77.0.11
+test "$(getent hosts m)" = "10.77.0.11      m"
+systemd-run --quiet --unit=served --service-type=notify etcd --data-dir /run/served \
+  --listen-client-urls http://0.0.0.0:2379 --advertise-client-urls http://m:2379
+"""]
+[[steps]]
+http = { url = "http://m:2379/health", network = "lan", response = { contains = "true" } }
+[[steps]]
+tcp = { address = "10.77.0.11:2379", network = "lan" }
+[[steps]]
+name = "away"
+fault = { link = { from = ["host"], to = ["m"], partition = true } }
+[[steps]]
+name = "unreachable"
+within = "500ms"
+tcp = { address = "m:2379", network = "lan" }
+gate = { name = "unreachable", hard = false }
+[[steps]]
+heal = ["away"]
+[[steps]]
+tcp = { address = "m:2379", network = "lan" }
+"#;
 
 #[test]
 fn a_guest_sees_each_fault_and_its_end() {
@@ -93,7 +122,14 @@ fn a_guest_sees_each_fault_and_its_end() {
         heal("slow"),
         shell("dd if=/dev/disk/by-id/virtio-bad of=/dev/null bs=64k count=32 iflag=direct status=none"),
     ];
-    let lane = debian(&steps.concat());
+    let mut steps = steps.concat();
+    steps.push_str(REACHED);
+    if std::env::split_paths(&std::env::var_os("PATH").unwrap()).any(|folder| folder.join("curl").exists()) {
+        steps.push_str("[[steps]]\nhost = [\"sh\", \"-ec\", 'curl --silent --fail --proxy \"$BOOTPROOF_PROXY\" http://m:2379/health | grep -q true']\n");
+    } else {
+        eprintln!("skipped in part: the proxy is not tried, since there is no curl on this host");
+    }
+    let lane = debian(&steps);
     expect_status(&lane.run(&[]), 0);
     let result = lane.sealed_result();
     for name in ["stopped", "later", "pressed", "filled", "unwritable", "slow"] {
@@ -102,6 +138,8 @@ fn a_guest_sees_each_fault_and_its_end() {
         assert!(fault["ended_ms"].as_u64().unwrap() >= fault["began_ms"].as_u64().unwrap(), "{fault}");
         assert_eq!(fault["targets"], serde_json::json!(["m"]), "{fault}");
     }
+    let unreachable = result["gates"].as_array().unwrap().iter().find(|gate| gate["name"] == "unreachable").unwrap();
+    assert_eq!(unreachable["outcome"], "failed", "the host's place is cut off as well: {unreachable}");
     assert_eq!(fault_of(&result, "killed")["cause"], "momentary");
     assert_eq!(fault_of(&result, "killed")["effects"]["processes"], 1);
     lane.expect_nothing_left();

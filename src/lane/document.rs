@@ -415,6 +415,9 @@ pub struct HttpDocument {
     pub status: Option<Spanned<u16>>,
     #[serde(default)]
     pub response: Option<Spanned<TextCheck>>,
+    /// Ask from the host's place in this network, without an agent; the address is a machine's name or address there.
+    #[serde(default)]
+    pub network: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -426,6 +429,9 @@ pub struct TcpDocument {
     pub send: Option<Spanned<String>>,
     #[serde(default)]
     pub response: Option<Spanned<TextCheck>>,
+    /// Ask from the host's place in this network, without an agent; the address is a machine's name or address there.
+    #[serde(default)]
+    pub network: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -45,8 +45,10 @@ pub fn action_text(action: &Action) -> String {
         Action::Exec { command } => format!("exec {}", command_text(command)),
         Action::Host { command } => format!("host {}", command_text(command)),
         Action::Script { command } => format!("script {}", command_text(command)),
-        Action::Http { url, method, status, .. } => format!("http {method} {url} answers {status}"),
-        Action::Tcp { address, .. } => format!("tcp {address}"),
+        Action::Http { url, method, status, network, .. } => {
+            format!("http {method} {url} answers {status}{}", through(network))
+        }
+        Action::Tcp { address, network, .. } => format!("tcp {address}{}", through(network)),
         Action::CopyIn { from, to } => format!("copy {} to guest:{to}", from.display()),
         Action::CopyOut { from, to } => format!("copy guest:{from} to {}", to.display()),
         Action::Power { action } => format!("power {action}"),
@@ -75,6 +77,10 @@ pub fn action_text(action: &Action) -> String {
     let mut line: String = visible(&text.replace('\n', " ")).chars().take(400).collect();
     line.truncate(line.trim_end().len());
     line
+}
+
+fn through(network: &Option<String>) -> String {
+    network.as_ref().map(|network| format!(" on the network {network}")).unwrap_or_default()
 }
 
 fn link_ends(fault: &Fault) -> String {

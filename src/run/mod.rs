@@ -13,6 +13,7 @@ mod faults;
 mod host_command;
 pub mod machines;
 mod networks;
+mod proxy;
 mod session;
 mod signals;
 mod steps;

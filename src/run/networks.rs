@@ -1,18 +1,27 @@
 //! The networks between a run's machines: switched from before the first machine starts until after the last has ended.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::artifacts;
+use super::proxy::Proxy;
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, PortTraffic, Reporter};
-use crate::lane::model::Lane;
-use crate::network::{CaptureOptions, Disconnection, PortStatistics, Switch, SwitchOptions, SwitchReport};
+use crate::lane::model::{HOST, Lane, SwitchedNetwork};
+use crate::network::{
+    CaptureOptions, Disconnection, EndAddress, HostPort, HostStream, MacAddress, PortStatistics, Subnet, Switch,
+    SwitchOptions, SwitchReport,
+};
 
 /// A run's networks by name.
 #[derive(Default)]
 pub struct Networks {
-    switches: BTreeMap<String, Switch>,
+    switches: BTreeMap<String, Arc<Joined>>,
+    /// For commands on the host; there where there are networks.
+    proxy: Option<Proxy>,
     /// Where the machines' ports are.
     runtime: PathBuf,
     /// The lane's own order decides a port's number.
@@ -46,13 +55,45 @@ impl Networks {
             let subnet = format!("{}/{}", network.subnet, network.prefix);
             reporter
                 .info(None, Kind::NetworkOpened { network: name.clone(), subnet, host: network.host().to_string() });
-            networks.switches.insert(name.clone(), switch);
+            let port = HostPort::join_as(&switch, HOST, host_end(network), subnet_of(network)?, lane.seed)?;
+            let members = lane
+                .machines
+                .iter()
+                .filter_map(|(machine, definition)| Some((machine.clone(), definition.networks.get(name)?.address)));
+            let names = members.chain([(HOST.to_owned(), network.host())]).collect();
+            let subnet = network.clone();
+            networks.switches.insert(name.clone(), Arc::new(Joined { port, names, switch, network: subnet }));
+        }
+        if !networks.switches.is_empty() {
+            networks.proxy = Some(Proxy::start(Arc::new(networks.switches.values().cloned().collect()))?);
         }
         Ok(networks)
     }
 
     pub fn get(&self, name: &str) -> Result<&Switch> {
-        self.switches.get(name).ok_or_else(|| Error::infrastructure(format!("the network `{name}` is not switched")))
+        Ok(&self.joined(name)?.switch)
+    }
+
+    fn joined(&self, name: &str) -> Result<&Joined> {
+        let joined = self.switches.get(name).map(Arc::as_ref);
+        joined.ok_or_else(|| Error::infrastructure(format!("the network `{name}` is not switched")))
+    }
+
+    /// Connects from the host's place in a network to `machine:port`, for as long as the caller waits.
+    pub async fn connect(&self, network: &str, to: &str) -> io::Result<HostStream> {
+        let joined = self.joined(network).map_err(io::Error::other)?;
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let (host, port) = to.rsplit_once(':').ok_or_else(|| invalid(format!("`{to}` has no port")))?;
+        let port: u16 = port.parse().map_err(|_| invalid(format!("`{port}` is no port")))?;
+        if !joined.knows(host) {
+            return Err(invalid(format!("the network `{network}` knows no `{host}`")));
+        }
+        joined.connect(host, port).await
+    }
+
+    /// Where commands on the host reach machines; `None` without networks.
+    pub fn proxy(&self) -> Option<String> {
+        self.proxy.as_ref().map(Proxy::url)
     }
 
     /// Where a machine's card connects to: short, since unix socket paths end at 108 bytes.
@@ -63,7 +104,8 @@ impl Networks {
 
     /// The end of all networks: what they carried goes to the log, what was recorded becomes an artifact.
     pub fn close(&self, root: &Path, reporter: &Reporter) -> Result<()> {
-        for (name, switch) in &self.switches {
+        for (name, joined) in &self.switches {
+            let switch = &joined.switch;
             let ports = switch.statistics()?.into_iter().map(|port| (port.name.clone(), traffic(&port))).collect();
             reporter.info(None, Kind::NetworkClosed { network: name.clone(), ports });
             if switch.stop_capture()?.is_some() {
@@ -73,6 +115,40 @@ impl Networks {
         }
         Ok(())
     }
+}
+
+/// A network, and the host in it.
+pub struct Joined {
+    /// Before the switch that it is plugged into.
+    port: HostPort,
+    /// The machines that are in it, and the host.
+    names: BTreeMap<String, Ipv4Addr>,
+    network: SwitchedNetwork,
+    switch: Switch,
+}
+
+impl Joined {
+    /// Whether it is one of the machines' names, or an address in the subnet.
+    pub fn knows(&self, host: &str) -> bool {
+        self.names.contains_key(host) || host.parse().is_ok_and(|address| self.network.number_of(address).is_some())
+    }
+
+    /// Connects from the host's place, for as long as the caller waits.
+    pub async fn connect(&self, host: &str, port: u16) -> io::Result<HostStream> {
+        let address = self.names.get(host).copied().or_else(|| host.parse().ok());
+        let address = address.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        self.port.connect(SocketAddrV4::new(address, port)).await
+    }
+}
+
+fn host_end(network: &SwitchedNetwork) -> EndAddress {
+    let [a, b, c, d] = network.host().octets();
+    // Locally administered; no machine's begins so.
+    EndAddress { mac: MacAddress([0x0a, 0x00, a, b, c, d]), ip: network.host() }
+}
+
+fn subnet_of(network: &SwitchedNetwork) -> Result<Subnet> {
+    Subnet::new(network.subnet, network.prefix).infrastructure(|| "the network has no valid subnet".into())
 }
 
 fn capture_file(network: &str) -> String {

@@ -376,6 +376,9 @@ pub enum Action {
         body: Option<String>,
         status: u16,
         response: TextCheck,
+        /// From the host's place in that network instead; the address is then a machine's name or address.
+        #[serde(default)]
+        network: Option<String>,
     },
     /// One TCP connection, carried into the machine by its channel.
     Tcp {
@@ -383,6 +386,9 @@ pub enum Action {
         address: String,
         send: Option<String>,
         response: TextCheck,
+        /// As for `Http`.
+        #[serde(default)]
+        network: Option<String>,
     },
     /// Copy a file into the guest (`to` is the guest's path).
     CopyIn {

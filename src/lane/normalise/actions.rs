@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Checker;
+use super::faults::Targets;
 use super::steps::default_bound;
 use super::text::{is_address, slug};
 use crate::lane::document::{
@@ -160,7 +161,7 @@ impl Checker<'_> {
         check.value.clone()
     }
 
-    pub(super) fn http(&mut self, form: &Spanned<Terse<String, HttpDocument>>) -> Action {
+    pub(super) fn http(&mut self, form: &Spanned<Terse<String, HttpDocument>>, targets: &Targets<'_>) -> Action {
         let short;
         let (url, full) = match &form.value {
             Terse::Short(url) => {
@@ -212,10 +213,24 @@ impl Checker<'_> {
             body: full.and_then(|full| full.body.as_ref()).map(|body| self.with_secrets(body)),
             status: status.map_or(200, |status| status.value),
             response: self.text_check(full.and_then(|full| full.response.as_ref())),
+            network: self.through(full.and_then(|full| full.network.as_ref()), targets),
         }
     }
 
-    pub(super) fn tcp(&mut self, form: &Spanned<Terse<String, TcpDocument>>) -> Action {
+    /// The network from whose host's place something is asked.
+    fn through(&mut self, network: Option<&Spanned<String>>, targets: &Targets<'_>) -> Option<String> {
+        let network = network?;
+        if !targets.networks.contains_key(&network.value) {
+            self.report(
+                Problem::new(format!("the lane has no network `{}`", network.value))
+                    .at(network.place.clone())
+                    .nearest(network, targets.networks.keys().map(String::as_str)),
+            );
+        }
+        Some(network.value.clone())
+    }
+
+    pub(super) fn tcp(&mut self, form: &Spanned<Terse<String, TcpDocument>>, targets: &Targets<'_>) -> Action {
         let short;
         let (address, full) = match &form.value {
             Terse::Short(address) => {
@@ -235,6 +250,7 @@ impl Checker<'_> {
             address: address.value.clone(),
             send: full.and_then(|full| full.send.as_ref()).map(|send| self.with_secrets(send)),
             response: self.text_check(full.and_then(|full| full.response.as_ref())),
+            network: self.through(full.and_then(|full| full.network.as_ref()), targets),
         }
     }
 

@@ -170,10 +170,10 @@ impl Checker<'_> {
             return (Action::Script { command }, bound.unwrap_or(default_bound::SCRIPT), name);
         }
         if let Some(form) = &step.http {
-            return (self.http(form), bound.unwrap_or(default_bound::REQUEST), "http".into());
+            return (self.http(form, targets), bound.unwrap_or(default_bound::REQUEST), "http".into());
         }
         if let Some(form) = &step.tcp {
-            return (self.tcp(form), bound.unwrap_or(default_bound::REQUEST), "tcp".into());
+            return (self.tcp(form, targets), bound.unwrap_or(default_bound::REQUEST), "tcp".into());
         }
         if let Some(copy) = &step.copy {
             let (action, name) = self.copy(copy);
@@ -273,6 +273,9 @@ impl Checker<'_> {
         let (elsewhere, why) = match action {
             Action::Host { .. } | Action::Script { .. } => (true, "this step happens on the host"),
             Action::Parallel { .. } => (true, "the steps in here say it, each for itself"),
+            Action::Http { network: Some(_), .. } | Action::Tcp { network: Some(_), .. } => {
+                (true, "this is asked from the host's place in the network")
+            }
             Action::Heal { .. } => (true, "a fault is healed where it was begun"),
             Action::Schedule { .. } => (true, "the faults in here say it, each for itself"),
             Action::Fault { fault } if !fault.is_on_machines() => (true, "a link names its ends itself"),

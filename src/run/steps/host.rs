@@ -24,7 +24,10 @@ pub async fn run(
 ) -> Result<HostOutput, super::StepEnd> {
     let began = Instant::now();
     let argv = context.fill_all(&command.argv)?;
-    let environment = context.fill_environment(&command.environment)?.into_iter().collect();
+    let mut environment: Vec<_> = context.fill_environment(&command.environment)?.into_iter().collect();
+    if let Some(proxy) = context.faults.networks.proxy() {
+        environment.push(("BOOTPROOF_PROXY".into(), proxy));
+    }
     let host = HostCommand { argv: &argv, environment, stdin, directory: &context.lane_directory };
     let output = host_command::run(host).await?;
     let stdout = context.keep_output(&format!("artifacts/host/{index}.stdout"), &output.stdout)?;

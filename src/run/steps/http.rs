@@ -1,4 +1,4 @@
-//! `http`: one request to an address of the guest, carried by its channel.
+//! `http`: one request to an address of the guest, or of a machine in a network.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 
-use super::{RunningMachine, StepContext, StepEnd, StepResult, check};
+use super::dial::Origin;
+use super::{StepContext, StepEnd, StepResult, check};
 use crate::event::FailureReason;
 use crate::lane::model::TextCheck;
 
@@ -26,7 +27,7 @@ pub async fn http(
     request: Request<'_>,
     status: u16,
     response: &TextCheck,
-    machine: &RunningMachine,
+    origin: Origin<'_>,
 ) -> StepResult {
     let url = request.url;
     let failed = |what: String| StepEnd::Failed(FailureReason::Refused, format!("`{url}`: {what}"));
@@ -47,8 +48,7 @@ pub async fn http(
     }
     let message = message.body(Full::new(Bytes::from(body))).map_err(|error| wrong(&error))?;
 
-    let channel = context.channel(machine).await?;
-    let stream = channel.connect(&format!("{host}:{port}")).await?;
+    let stream = origin.dial(context, &format!("{host}:{port}")).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
     let exchange = async {
@@ -65,7 +65,7 @@ pub async fn http(
             exchange.await?
         }
     };
-    context.keep_output(&format!("machines/{}/commands/{index}.response", machine.state.name()), &body)?;
+    context.keep_output(&origin.response_file(index), &body)?;
     if head.status.as_u16() != status {
         let message = format!("`{url}` answered {} instead of {status}", head.status);
         return Err(StepEnd::Failed(FailureReason::OutputMismatch, message));

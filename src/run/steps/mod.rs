@@ -6,6 +6,7 @@
 
 pub mod check;
 mod copy;
+mod dial;
 mod exec;
 mod expect;
 mod host;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 pub use expect::expect;
 
 use self::check::Mismatch;
+use self::dial::Origin;
 use crate::channel::{AgentChannel, ChannelError, RefusalReason};
 use crate::error::Error;
 use crate::event::{Evidence, Failure, FailureReason, Kind, Reporter, Severity};
@@ -148,13 +150,12 @@ impl StepContext {
 /// Whether the step happens once on the host rather than on each of its machines.
 pub fn happens_on_host(action: &Action) -> bool {
     match action {
+        Action::Http { network, .. } | Action::Tcp { network, .. } => network.is_some(),
         // A fault is one thing, wherever it happens.
         Action::Fault { .. } | Action::Heal { .. } | Action::Schedule { .. } => true,
         Action::Host { .. } | Action::Script { .. } | Action::Parallel { .. } => true,
         Action::Expect { .. }
         | Action::Exec { .. }
-        | Action::Http { .. }
-        | Action::Tcp { .. }
         | Action::CopyIn { .. }
         | Action::CopyOut { .. }
         | Action::Power { .. }
@@ -183,13 +184,7 @@ pub fn watch_for(action: &Action) -> Wait {
 pub async fn on_machine(context: &StepContext, index: usize, step: &Step, machine: &RunningMachine) -> StepResult {
     match &step.action {
         Action::Exec { command } => exec::exec(context, index, command, machine).await,
-        Action::Http { url, method, headers, body, status, response } => {
-            let request = http::Request { url, method, headers, body: body.as_deref() };
-            http::http(context, index, request, *status, response, machine).await
-        }
-        Action::Tcp { address, send, response } => {
-            tcp::tcp(context, index, address, send.as_deref(), response, machine).await
-        }
+        Action::Http { .. } | Action::Tcp { .. } => request(context, index, &step.action, Origin::Agent(machine)).await,
         Action::CopyIn { from, to } => copy::copy_in(context, from, to, machine).await,
         Action::CopyOut { from, to } => copy::copy_out(context, from, to, machine).await,
         Action::Power { action } => power::power(*action, machine).await,
@@ -210,11 +205,28 @@ pub async fn on_machine(context: &StepContext, index: usize, step: &Step, machin
     }
 }
 
+/// One `http` or `tcp`.
+async fn request(context: &StepContext, index: usize, action: &Action, origin: Origin<'_>) -> StepResult {
+    match action {
+        Action::Http { url, method, headers, body, status, response, network: _ } => {
+            let request = http::Request { url, method, headers, body: body.as_deref() };
+            http::http(context, index, request, *status, response, origin).await
+        }
+        Action::Tcp { address, send, response, network: _ } => {
+            tcp::tcp(context, index, address, send.as_deref(), response, origin).await
+        }
+        _ => Err(StepEnd::Failed(FailureReason::Harness, "this is no request".into())),
+    }
+}
+
 /// Does a step's work on the host.
 pub async fn on_host(context: &StepContext, index: usize, step: &Step) -> StepResult {
     match &step.action {
         Action::Host { command } => host::host(context, index, command).await,
         Action::Script { command } => script::script(context, index, step, command).await,
+        Action::Http { network: Some(network), .. } | Action::Tcp { network: Some(network), .. } => {
+            request(context, index, &step.action, Origin::Network(network)).await
+        }
         Action::Fault { fault } => {
             let machines = step.on.iter().map(|name| context.machine(name)).collect::<Result<Vec<_>, _>>()?;
             context.faults.begin(context, &correlated(context, index), &step.name, fault, &machines).await

@@ -1,8 +1,9 @@
-//! `tcp`: one connection to an address of the guest, carried by its channel.
+//! `tcp`: one connection to an address of the guest, or of a machine in a network.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{RunningMachine, StepContext, StepEnd, StepResult, check};
+use super::dial::Origin;
+use super::{StepContext, StepEnd, StepResult, check};
 use crate::channel::ChannelError;
 use crate::event::FailureReason;
 use crate::lane::model::TextCheck;
@@ -17,10 +18,9 @@ pub async fn tcp(
     address: &str,
     send: Option<&str>,
     response: &TextCheck,
-    machine: &RunningMachine,
+    origin: Origin<'_>,
 ) -> StepResult {
-    let channel = context.channel(machine).await?;
-    let mut stream = channel.connect(address).await?;
+    let mut stream = origin.dial(context, address).await?;
     if let Some(text) = send {
         stream.write_all(context.fill(text)?.as_bytes()).await.map_err(|error| lost(address, &error))?;
         stream.flush().await.map_err(|error| lost(address, &error))?;
@@ -39,7 +39,7 @@ pub async fn tcp(
             break verdict;
         }
     };
-    context.keep_output(&format!("machines/{}/commands/{index}.response", machine.state.name()), &received)?;
+    context.keep_output(&origin.response_file(index), &received)?;
     Ok(verdict?)
 }
 
