@@ -20,7 +20,8 @@ files = "FILES"
 image = "node"
 networks = ["lan"]
 memory = "1GiB"
-disks = [{ name = "data", size = "256MiB" }, { name = "bad", size = "64MiB" }]
+disks = [{ name = "data", size = "256MiB" }, { name = "bad", size = "64MiB" },
+  { name = "torn", size = "16MiB", write_cache = "volatile", survives = "50%" }]
 kernel_parameters = [
   "systemd.mask=etcd.service",
   "systemd.mask=postgresql.service",
@@ -82,6 +83,35 @@ heal = ["away"]
 tcp = { address = "m:2379", network = "lan" }
 "#;
 
+/// Eight blocks are flushed and sixty-four are not, of which about a half survives.
+const TORN: &str = r#"
+[[steps]]
+exec = ["sh", "-ec", """
+disk=/dev/disk/by-id/virtio-torn
+tr '\\0' x </dev/zero | dd of=$disk bs=4096 count=8 iflag=fullblock oflag=direct conv=fsync status=none
+tr '\\0' y </dev/zero | dd of=$disk bs=4096 seek=8 count=64 iflag=fullblock oflag=direct status=none
+"""]
+[[steps]]
+name = "torn-off"
+fault = { power = "cut" }
+[[steps]]
+heal = ["torn-off"]
+[[steps]]
+expect = ["services.ready"]
+within = "90s"
+[[steps]]
+exec = ["sh", "-ec", """
+disk=/dev/disk/by-id/virtio-torn
+flushed=$(dd if=$disk bs=4096 count=8 iflag=direct status=none | tr -d -c x | wc -c)
+kept=$(dd if=$disk bs=4096 skip=8 count=64 iflag=direct status=none | tr -d -c y | wc -c)
+echo "$flushed bytes were flushed, $kept others are there"
+test $flushed = 32768
+test $((kept % 4096)) = 0
+test $kept -gt 40960
+test $kept -lt 221184
+"""]
+"#;
+
 #[test]
 fn a_guest_sees_each_fault_and_its_end() {
     let steps = [
@@ -129,6 +159,7 @@ fn a_guest_sees_each_fault_and_its_end() {
     } else {
         eprintln!("skipped in part: the proxy is not tried, since there is no curl on this host");
     }
+    steps.push_str(TORN);
     let lane = debian(&steps);
     expect_status(&lane.run(&[]), 0);
     let result = lane.sealed_result();
@@ -140,6 +171,9 @@ fn a_guest_sees_each_fault_and_its_end() {
     }
     let unreachable = result["gates"].as_array().unwrap().iter().find(|gate| gate["name"] == "unreachable").unwrap();
     assert_eq!(unreachable["outcome"], "failed", "the host's place is cut off as well: {unreachable}");
+    let torn = &fault_of(&result, "torn-off")["effects"];
+    let count = |what: &str| torn[what].as_u64().unwrap();
+    assert_eq!(count("unflushed blocks kept") + count("unflushed blocks lost"), 64, "{torn}");
     assert_eq!(fault_of(&result, "killed")["cause"], "momentary");
     assert_eq!(fault_of(&result, "killed")["effects"]["processes"], 1);
     lane.expect_nothing_left();
@@ -223,5 +257,53 @@ fn without_nbdkit_a_forgetful_disk_blocks_and_says_what_to_install() {
     expect_status(&output, 3);
     let said = stderr_of(&output);
     assert!(said.contains("nbdkit") && said.contains("apt-get install nbdkit"), "{said}");
+    lane.expect_nothing_left();
+}
+
+/// One floods a machine that does not read; another still reaches the flooder, and nothing grows without bounds.
+#[test]
+fn a_flood_harms_nobody_else() {
+    let lane = OwnLane::new(
+        r#"
+[networks.lan]
+capture_limit = "4MiB"
+[machines]
+a = { networks = ["lan"] }
+b = { networks = ["lan"] }
+c = { networks = ["lan"] }
+[[steps]]
+expect = ["agent.ready"]
+[[steps]]
+parallel = [
+  { on = ["c"], exec = { argv = ["bootproof-agent", "datagrams", "receive", "9", "20000", "1"], stdout = { equals = "1" } } },
+  { on = ["a"], exec = ["bootproof-agent", "datagrams", "send", "c:9", "50", "10"] },
+]
+[[steps]]
+name = "deaf"
+on = ["c"]
+fault = { pause = true }
+[[steps]]
+name = "flood"
+parallel = [
+  { on = ["a"], exec = ["bootproof-agent", "datagrams", "send", "c:9", "30000", "0"] },
+  { on = ["a"], exec = { argv = ["bootproof-agent", "datagrams", "receive", "10", "30000", "20"], stdout = { equals = "20" } } },
+  { on = ["b"], exec = ["bootproof-agent", "datagrams", "send", "a:10", "100", "20"] },
+]
+within = "60s"
+[[steps]]
+heal = ["all"]
+[[steps]]
+on = ["c"]
+exec = ["true"]
+"#,
+    );
+    expect_status(&lane.run(&[]), 0);
+    let result = lane.sealed_result();
+    let port = |name: &str| &result["networks"]["lan"]["ports"][name];
+    assert!(port("a")["received"].as_u64().unwrap() > 20_000, "{}", result["networks"]);
+    assert!(port("c")["dropped"].as_u64().unwrap() > 0, "what it did not read is counted: {}", result["networks"]);
+    assert_eq!(port("b")["dropped"], 0, "{}", result["networks"]);
+    let capture = lane.work.proof().join("artifacts/networks/lan.pcapng");
+    assert!(std::fs::metadata(capture).unwrap().len() <= 4 << 20);
     lane.expect_nothing_left();
 }

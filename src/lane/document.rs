@@ -14,7 +14,7 @@ use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visi
 use super::disturbance_document::{AttachmentDocument, FaultDocument, ScheduleDocument, SwitchedNetworkDocument};
 use super::model::{Backend, Budget, ConsoleDevice, Firmware, PowerAction, Requires, TextCheck, Tier, WriteCache};
 use super::reader::Spanned;
-use super::units::{Size, Span};
+use super::units::{Share, Size, Span};
 
 /// Entries by name, in the order of their names.
 pub type Named<T> = BTreeMap<Spanned<String>, Spanned<T>>;
@@ -246,6 +246,9 @@ pub struct DiskDocument {
     /// them, `lying` loses them and those that were flushed too. `host` when left out.
     #[serde(default)]
     pub write_cache: WriteCache,
+    /// With a `volatile` cache: the share of unflushed blocks that a power cut leaves, each drawn from the lane's seed.
+    #[serde(default)]
+    pub survives: Option<Spanned<Share>>,
 }
 
 /// The user-mode network: nothing is reachable but what is named here.

@@ -13,6 +13,7 @@ mod recorder;
 pub mod registry;
 mod state;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
@@ -36,8 +37,8 @@ pub trait Machine: Send + Sync {
     /// Pulls the reset line; the new epoch is reported when it comes.
     fn reset(&self) -> BoxFuture<'_, Result<()>>;
 
-    /// Cuts the power. Returns once the machine is off.
-    fn cut(&self) -> BoxFuture<'_, Result<()>>;
+    /// Cuts the power. Returns once the machine is off; says what that did to its disks (`blocks lost`), where it is known.
+    fn cut(&self) -> BoxFuture<'_, Result<BTreeMap<String, u64>>>;
 
     /// Switches a machine that is off on again, on the disks it has.
     fn power_on(&self) -> BoxFuture<'_, Result<()>>;

@@ -2,6 +2,7 @@
 //!
 //! For trying a lane's markers and patterns against a stream that exists, and for hardware whose console is all there is.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -78,7 +79,7 @@ impl Machine for RecorderMachine {
         self.cannot("it cannot be reset")
     }
 
-    fn cut(&self) -> BoxFuture<'_, Result<()>> {
+    fn cut(&self) -> BoxFuture<'_, Result<BTreeMap<String, u64>>> {
         self.cannot("its power cannot be cut")
     }
 

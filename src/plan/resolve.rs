@@ -124,7 +124,11 @@ fn disk_peak(lane: &Lane, images: &BTreeMap<String, PlannedImage>) -> Size {
             }
             _ => None,
         };
-        let disks = machine.disks.iter().map(|disk| disk.size);
+        // Of a disk whose writes are logged there is also what it was at power-on, and the log.
+        let disks = machine.disks.iter().map(|disk| match disk.survives {
+            Some(_) => Size(disk.size.bytes().saturating_mul(4)),
+            None => disk.size,
+        });
         let console = Size(machine.console_limit.bytes().saturating_mul(2));
         sum(disks.chain(root).chain([console]))
     });

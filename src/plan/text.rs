@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 
 use super::model::{Accelerator, AcceleratorRequest, ImageSource, LockState, Plan};
+use crate::lane::all_steps;
 use crate::lane::model::{
-    Action, Backend, Command, Expected, Fault, Firmware, Lane, Machine, PowerAction, SecretSource, Step, Tier,
+    Action, Backend, Command, Disk, Expected, Fault, Firmware, Lane, Machine, PowerAction, SecretSource, Step, Tier,
+    WriteCache,
 };
 use crate::lane::units::{Size, Span};
 
@@ -138,6 +140,7 @@ pub fn lane_text(lane: &Lane) -> String {
         let _ = writeln!(text, "  score     at least {score}%");
     }
     secrets_text(&mut text, lane);
+    networks_text(&mut text, lane);
     machines_text(&mut text, lane);
     let bounds: Vec<Span> = lane.steps.iter().map(|step| step.within).collect();
     steps_text(&mut text, lane, &bounds);
@@ -198,8 +201,10 @@ pub fn plan_text(plan: &Plan) -> String {
             let _ = writeln!(text, "  {name:width$}  {}  {}  {state}{lock}", image.source, shortened(digest));
         }
     }
+    networks_text(&mut text, lane);
     machines_text(&mut text, lane);
     steps_text(&mut text, lane, &plan.step_deadlines);
+    schedules_text(&mut text, lane);
     visible(&text)
 }
 
@@ -261,9 +266,10 @@ fn machine_text(machine: &Machine) -> String {
             Firmware::Uefi => "uefi".into(),
         },
     ];
-    parts.extend(machine.disks.iter().map(|disk| format!("disk {} {}", disk.name, disk.size)));
+    parts.extend(machine.disks.iter().map(disk_text));
+    parts.extend(machine.networks.iter().map(|(name, place)| format!("{} in network {name}", place.address)));
     let network = &machine.network;
-    if network.none {
+    if network.none && machine.networks.is_empty() {
         parts.push("no network".into());
     }
     if network.internet {
@@ -277,11 +283,55 @@ fn machine_text(machine: &Machine) -> String {
     parts.join(", ")
 }
 
+fn disk_text(disk: &Disk) -> String {
+    let cache = match (disk.write_cache, disk.survives) {
+        (WriteCache::Host, _) => String::new(),
+        (WriteCache::Volatile, None) => " that forgets what is not flushed".into(),
+        (WriteCache::Volatile, Some(share)) => format!(" that keeps {share} of what is not flushed"),
+        (WriteCache::Lying, _) => " that lies about flushes".into(),
+    };
+    format!("disk {} {}{cache}", disk.name, disk.size)
+}
+
+fn networks_text(text: &mut String, lane: &Lane) {
+    if lane.networks.is_empty() {
+        return;
+    }
+    text.push_str("\nnetworks\n");
+    for (name, network) in &lane.networks {
+        let recorded =
+            if network.capture { format!(", recorded up to {}", network.capture_limit) } else { String::new() };
+        let (subnet, prefix, host) = (network.subnet, network.prefix, network.host());
+        let _ = writeln!(text, "  {name}  {subnet}/{prefix}, the host is {host}{recorded}");
+    }
+}
+
 fn steps_text(text: &mut String, lane: &Lane, bounds: &[Span]) {
     text.push_str("\nsteps\n");
     let width = lane.steps.iter().map(|step| step.name.len()).max().unwrap_or(0);
     for (index, (step, bound)) in lane.steps.iter().zip(bounds).enumerate() {
         let _ = writeln!(text, "  {:>2}  {:width$}  {}", index + 1, step.name, step_text(lane, step, *bound));
+    }
+}
+
+/// What each schedule comes to: the same in every run.
+fn schedules_text(text: &mut String, lane: &Lane) {
+    for step in all_steps(&lane.steps) {
+        let Action::Schedule { schedule } = &step.action else { continue };
+        let _ = writeln!(text, "\nschedule {} (from its seed {})", step.name, schedule.seed);
+        for drawn in super::draw(schedule) {
+            let scheduled = &schedule.faults[drawn.fault];
+            let machine = drawn.machine.map(|machine| format!(" on {machine}")).unwrap_or_default();
+            let until = if scheduled.fault.lasts() { format!(" to {:>7}", drawn.ends) } else { " ".repeat(11) };
+            let _ = writeln!(
+                text,
+                "  {:>7}{until}  {}: {}{machine}{}",
+                drawn.begins,
+                scheduled.name,
+                scheduled.fault,
+                link_ends(&scheduled.fault)
+            );
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::image::{BaseDisk, Boot, BuiltImage};
 use crate::lane::model::{Backend, Firmware, HOST, Lane, Machine as MachineDefinition};
 use crate::machine::qemu::{
     self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, ProcessPlace, QemuDefinition, QemuMachine, QemuSetup,
+    WriteLog,
 };
 use crate::machine::registry::{self, MachineRecord, RECORD_VERSION};
 use crate::machine::{Machine, MachineState, RecorderMachine, RunFolders};
@@ -165,10 +166,15 @@ async fn define(
         let server = disk.is_served().then(|| DiskServer {
             socket: runtime.join(format!("disk{}.sock", disks.len())),
             file: path.clone(),
-            write_cache: disk.write_cache,
+            write_cache: disk.forgets(),
             fallible: disk.fallible,
         });
-        disks.push(AttachedDisk { serial: disk.name.clone(), path, format: "raw".into(), server });
+        let log = disk.survives.map(|survives| WriteLog {
+            file: path.clone(),
+            survives,
+            seed: format!("{}/{name}/{}", surroundings.lane.seed, disk.name),
+        });
+        disks.push(AttachedDisk { serial: disk.name.clone(), path, format: "raw".into(), server, log });
     }
     let links = machine.networks.iter().map(|(network, place)| AttachedLink {
         network: network.clone(),
@@ -243,7 +249,7 @@ async fn overlay(base: &BaseDisk, path: &Path) -> Result<AttachedDisk> {
         return Err(Error::infrastructure(format!("failed to create an overlay on `{}`", base.path.display()))
             .with_source(said));
     }
-    Ok(AttachedDisk { serial: "root".into(), path: path.into(), format: "qcow2".into(), server: None })
+    Ok(AttachedDisk { serial: "root".into(), path: path.into(), format: "qcow2".into(), server: None, log: None })
 }
 
 /// The host's firmware with a variable store of the machine's own.

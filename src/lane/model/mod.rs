@@ -15,7 +15,7 @@ pub use topology::{Attachment, HOST, SwitchedNetwork};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::lane::units::{Size, Span};
+use crate::lane::units::{Share, Size, Span};
 
 /// The newest lane format that this version reads and the one it writes.
 pub const LANE_VERSION: u32 = 1;
@@ -274,15 +274,23 @@ pub struct Disk {
     /// What becomes of writes that the guest has not flushed.
     #[serde(default)]
     pub write_cache: WriteCache,
+    /// The share of unflushed blocks that a power cut leaves; none when absent.
+    #[serde(default)]
+    pub survives: Option<Share>,
     /// A fault of the lane makes its requests fail.
     #[serde(default)]
     pub fallible: bool,
 }
 
 impl Disk {
+    /// What the server has to do; where a part survives, a log of all writes does it instead.
+    pub fn forgets(&self) -> WriteCache {
+        if self.survives.is_some() { WriteCache::Host } else { self.write_cache }
+    }
+
     /// Whether a server between QEMU and the file plays the disk: only that can lose writes or fail requests.
     pub fn is_served(&self) -> bool {
-        self.fallible || self.write_cache != WriteCache::Host
+        self.fallible || self.forgets() != WriteCache::Host
     }
 }
 

@@ -7,7 +7,7 @@ use super::text::is_address;
 use super::{Checker, join};
 use crate::lane::document::{DebianDocument, ImageDocument, MachineDocument, Named, NetworkDocument};
 use crate::lane::model::{
-    Backend, DebianImage, Disk, DiskImage, Image, Machine, Network, TinyImage, default_debian_size,
+    Backend, DebianImage, Disk, DiskImage, Image, Machine, Network, TinyImage, WriteCache, default_debian_size,
 };
 use crate::lane::problem::Problem;
 use crate::lane::reader::Spanned;
@@ -244,10 +244,20 @@ impl Checker<'_> {
             if disk.size.bytes() == 0 {
                 self.report(Problem::new("a disk cannot be empty of room").at(disk.size.place.clone()));
             }
+            if let Some(survives) = &disk.survives
+                && disk.write_cache != WriteCache::Volatile
+            {
+                self.report(
+                    Problem::new("only of a volatile cache something survives")
+                        .at(survives.place.clone())
+                        .hint("add `write_cache = \"volatile\"`"),
+                );
+            }
             plain.push(Disk {
                 name: name.value.clone(),
                 size: disk.size.value,
                 write_cache: disk.write_cache,
+                survives: disk.survives.as_ref().map(|survives| survives.value),
                 fallible: false,
             });
         }

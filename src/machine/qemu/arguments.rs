@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::disk_server::DiskServer;
+use super::write_log::{WriteLog, log_options};
 use crate::lane::model::{ConsoleDevice, Firmware, Network};
 use crate::lane::units::Size;
 use crate::plan::model::Accelerator;
@@ -45,6 +46,8 @@ pub struct AttachedDisk {
     pub format: String,
     /// The server that plays the disk; QEMU opens the file itself when absent.
     pub server: Option<DiskServer>,
+    /// Every write is logged, so that a power cut can take some of them back.
+    pub log: Option<WriteLog>,
 }
 
 impl AttachedDisk {
@@ -160,13 +163,24 @@ impl QemuDefinition {
     }
 
     fn push_disk(&self, arguments: &mut Arguments, index: usize, disk: &AttachedDisk) {
-        let file = match &disk.server {
-            None => format!("file.driver=file,file.filename={},file.discard=unmap", escape(&disk.path)),
+        let file = |at: &str| match &disk.server {
+            None => format!("{at}.driver=file,{at}.filename={},{at}.discard=unmap", escape(&disk.path)),
             Some(server) => {
-                format!("file.driver=nbd,file.server.type=unix,file.server.path={}", escape(&server.socket))
+                format!("{at}.driver=nbd,{at}.server.type=unix,{at}.server.path={}", escape(&server.socket))
             }
         };
-        arguments.pair("-blockdev", &format!("driver={},node-name=disk{index},discard=unmap,{file}", disk.format));
+        let content = match &disk.log {
+            None => format!("driver={},{}", disk.format, file("file")),
+            Some(log) => {
+                let log = log_options(&log.log());
+                format!(
+                    "driver=blklogwrites,file.driver={},file.discard=unmap,{},{log}",
+                    disk.format,
+                    file("file.file")
+                )
+            }
+        };
+        arguments.pair("-blockdev", &format!("node-name=disk{index},discard=unmap,{content}"));
         // Boot order is the firmware's affair; with a kernel given directly there is nothing to boot from.
         let boot = if self.direct_kernel.is_none() { format!(",bootindex={}", index + 1) } else { String::new() };
         // What fails is the guest's to deal with: the machine is never stopped for it.
@@ -253,6 +267,7 @@ mod tests {
                 path: "/a,b.qcow2".into(),
                 format: "qcow2".into(),
                 server: None,
+                log: None,
             }],
             links: Vec::new(),
             network: Network { forward: vec![22], ..Network::default() },

@@ -1,7 +1,9 @@
 //! A machine under QEMU, as a run drives it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -36,6 +38,8 @@ pub struct QemuMachine {
     consoles: Mutex<Option<Arc<Consoles>>>,
     current: Mutex<Option<Current>>,
     channel: std::sync::Mutex<Option<AgentChannel>>,
+    /// How often the power was cut.
+    cuts: AtomicU32,
 }
 
 /// One power-on.
@@ -58,6 +62,7 @@ impl QemuMachine {
             consoles: Mutex::new(Some(Arc::new(consoles))),
             current: Mutex::new(None),
             channel: std::sync::Mutex::new(None),
+            cuts: AtomicU32::new(0),
         });
         machine.switch_on("power-on").await?;
         Ok(machine)
@@ -65,12 +70,21 @@ impl QemuMachine {
 
     async fn switch_on(&self, origin: &str) -> Result<()> {
         let mut current = self.current.lock().await;
+        // That it is off is told a moment before its supervisor has ended.
+        if self.setup.state.off().is_some()
+            && let Some(Current { supervisor, .. }) = current.take()
+        {
+            let _ = supervisor.await;
+        }
         if self.is_on(&current) {
             return Err(Error::usage(format!("machine `{}` is on already", self.setup.state.name())));
         }
         let setup = &self.setup;
         let consoles = self.consoles.lock().await.clone();
         let consoles = consoles.ok_or_else(|| Error::infrastructure("the machine has ended with its run"))?;
+        for log in setup.definition.disks.iter().filter_map(|disk| disk.log.as_ref()) {
+            log.prepare().await?;
+        }
         let process = QemuProcess::start(&setup.program, &setup.definition, &setup.place).await?;
         let QemuProcess { keeper, qmp, events, console, console_hvc0, agent } = process;
         consoles.attach(console, console_hvc0)?;
@@ -162,8 +176,23 @@ impl Machine for QemuMachine {
         self.order(Order::Reset).boxed()
     }
 
-    fn cut(&self) -> BoxFuture<'_, Result<()>> {
-        self.kill(|| Order::Cut).boxed()
+    fn cut(&self) -> BoxFuture<'_, Result<BTreeMap<String, u64>>> {
+        async {
+            self.kill(|| Order::Cut).await?;
+            let cut = self.cuts.fetch_add(1, Ordering::Relaxed) + 1;
+            let mut effects = BTreeMap::new();
+            for log in self.setup.definition.disks.iter().filter_map(|disk| disk.log.clone()) {
+                let failed = || "the replay of a disk's writes ended early".into();
+                let survivors = tokio::task::spawn_blocking(move || log.replay(cut)).await.infrastructure(failed)??;
+                for (what, count) in
+                    [("unflushed blocks kept", survivors.kept), ("unflushed blocks lost", survivors.lost)]
+                {
+                    *effects.entry(what.to_owned()).or_insert(0) += count;
+                }
+            }
+            Ok(effects)
+        }
+        .boxed()
     }
 
     fn power_on(&self) -> BoxFuture<'_, Result<()>> {

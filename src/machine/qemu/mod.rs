@@ -10,12 +10,14 @@ mod machine;
 mod process;
 mod qmp;
 mod supervisor;
+mod write_log;
 
 pub use arguments::{AttachedDisk, AttachedLink, DirectKernel, QemuDefinition, render};
 pub use disk_server::{DiskServer, PROGRAM as DISK_SERVER};
 pub use machine::{QemuMachine, QemuSetup};
 pub use process::{ProcessPlace, QemuProcess};
 pub use qmp::Qmp;
+pub use write_log::WriteLog;
 
 use std::path::PathBuf;
 

@@ -96,7 +96,9 @@ async fn apply_to(
             Some(Applied::FailingDisk { machine, disk: disk.clone() })
         }
         Fault::Power { action: PowerFault::Cut } => {
-            running.machine.cut().await?;
+            for (what, count) in running.machine.cut().await? {
+                *effects.entry(what).or_default() += count;
+            }
             Some(Applied::Off { machine })
         }
         Fault::Power { action: PowerFault::Shutdown } => {

@@ -13,7 +13,7 @@ pub async fn power(action: PowerAction, machine: &RunningMachine) -> StepResult 
             state.until_off().await;
         }
         PowerAction::AwaitOff => state.until_off().await,
-        PowerAction::Cut => machine.machine.cut().await?,
+        PowerAction::Cut => drop(machine.machine.cut().await?),
         PowerAction::Reset => {
             let before = state.epoch();
             machine.machine.reset().await?;
