@@ -25,13 +25,16 @@ nix = ".#node"
 debian = { suite = "bookworm", size = "3GiB" }
 [images.unused]
 nix = ".#unused"
+[networks.lan]
 [machines.a]
 image = "node"
+networks = ["lan"]
 memory = "1GiB"
-disks = [{ name = "data", size = "2GiB" }]
+disks = [{ name = "data", size = "2GiB", write_cache = "volatile", survives = "10%" }]
 kernel_parameters = ["quiet"]
 network = { forward = [22], services = { "10.0.2.100:80" = "127.0.0.1:8080" } }
 [machines.b]
+networks = ["lan"]
 console_limit = "8MiB"
 [machines.c]
 backend = "recorder"
@@ -52,6 +55,14 @@ gate = { name = "talks", hard = false, weight = 3 }
 hold = "30s"
 [[steps]]
 parallel = [{ exec = ["true"], within = "3s", on = ["b"] }, { hold = "25s", on = ["a"] }]
+[[steps]]
+name = "cut"
+fault = { link = { from = ["a"], to = ["b"], one_way = true, loss = "10%", delay = "5ms" } }
+[[steps]]
+heal = ["cut"]
+[[steps]]
+name = "trouble"
+schedule = { seed = 7, duration = "30s", every = "8s", faults = [{ on = ["a", "b"], fault = { pause = true } }, { on = ["a"], fault = { power = "reset" } }] }
 [controls.silent]
 set = { "steps.up.expect" = ["never"] }
 fails_at = "up"
@@ -101,19 +112,21 @@ fn deadlines_are_scaled_and_holds_are_not() {
     let plan = resolve(lane(), inputs(4.0)).unwrap();
     let seconds: Vec<u64> = plan.step_deadlines.iter().map(|span| span.duration().as_secs()).collect();
     // The hold's margin of 5 s is scaled; the parallel holds for 25 s, which is more than four times 3 s.
-    assert_eq!(seconds, [60, 80, 30 + 20, 4 * 25]);
+    // The schedule takes its 30 s; only the minute for healing is scaled.
+    assert_eq!(seconds, [60, 80, 30 + 20, 4 * 25, 4 * 60, 4 * 60, 30 + 4 * 60]);
     assert_eq!(plan.deadline, Span::from_secs(480));
     let quick = resolve(lane(), inputs(1.0)).unwrap();
     let seconds: Vec<u64> = quick.step_deadlines.iter().map(|span| span.duration().as_secs()).collect();
-    assert_eq!(seconds, [15, 20, 35, 30]);
-    assert_eq!(quick.longest(), Span::from_secs(100));
+    assert_eq!(seconds, [15, 20, 35, 30, 60, 60, 90]);
+    assert_eq!(quick.longest(), Span::from_secs(120), "the run's own deadline is shorter than all steps together");
 }
 
 #[test]
 fn peaks_count_what_can_be_written_and_held() {
     let plan = resolve(lane(), inputs(1.0)).unwrap();
-    // To build: 4 GiB. Of `a`: root, disk, console twice. Of `b` and `c`: consoles twice.
-    let expected = (4u64 << 30) + (3 << 30) + (2 << 30) + (2 << 30) + (16 << 20) + (2 << 20);
+    // To build: 4 GiB. Of `a`: root, disk with its writes logged, console twice. Of `b` and `c`: consoles twice. The
+    // network's recording.
+    let expected = (4u64 << 30) + (3 << 30) + (8 << 30) + (2 << 30) + (16 << 20) + (2 << 20) + (64 << 20);
     assert_eq!(plan.disk_peak, Size(expected));
     assert_eq!(plan.memory_peak, Size::mebibytes(1024 + 256));
 }

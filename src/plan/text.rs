@@ -322,15 +322,11 @@ fn schedules_text(text: &mut String, lane: &Lane) {
         for drawn in super::draw(schedule) {
             let scheduled = &schedule.faults[drawn.fault];
             let machine = drawn.machine.map(|machine| format!(" on {machine}")).unwrap_or_default();
-            let until = if scheduled.fault.lasts() { format!(" to {:>7}", drawn.ends) } else { " ".repeat(11) };
-            let _ = writeln!(
-                text,
-                "  {:>7}{until}  {}: {}{machine}{}",
-                drawn.begins,
-                scheduled.name,
-                scheduled.fault,
-                link_ends(&scheduled.fault)
-            );
+            let seconds = |span: Span| format!("{:>9.3}s", span.duration().as_secs_f64());
+            let begins = seconds(drawn.begins);
+            let until = if scheduled.fault.lasts() { format!(" to {}", seconds(drawn.ends)) } else { " ".repeat(14) };
+            let (name, fault, ends) = (&scheduled.name, &scheduled.fault, link_ends(&scheduled.fault));
+            let _ = writeln!(text, "  {begins}{until}  {name}: {fault}{machine}{ends}");
         }
     }
 }
