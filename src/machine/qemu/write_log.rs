@@ -170,19 +170,20 @@ fn entries(log: &File) -> io::Result<Vec<Entry>> {
     if number(&superblock, 0) != MAGIC || number(&superblock, 8) != 1 || sector != SECTOR {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "this is no log of writes"));
     }
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log of writes is damaged");
+    let end = log.metadata()?.len();
     let mut at = SECTOR;
     let mut entries = Vec::new();
     for _ in 0..number(&superblock, 16) {
         let mut head = [0; 32];
         log.read_exact_at(&mut head, at)?;
         let (offset, length) = (number(&head, 0).checked_mul(SECTOR), number(&head, 8).checked_mul(SECTOR));
-        let (Some(offset), Some(length)) = (offset, length) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the log of writes is damaged"));
-        };
+        let (Some(offset), Some(length)) = (offset, length) else { return Err(damaged()) };
         let flags = number(&head, 16);
         let data = at + SECTOR;
         entries.push(Entry { offset, length, flags, data });
-        at = data + if flags & DISCARD == 0 { length } else { 0 };
+        let logged = if flags & DISCARD == 0 { length } else { 0 };
+        at = data.checked_add(logged).filter(|next| *next <= end).ok_or_else(damaged)?;
     }
     Ok(entries)
 }
