@@ -8,6 +8,9 @@ use std::fmt;
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
+    /// Everybody on the network.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
     /// Broadcast or multicast: nobody's own address.
     pub fn is_group(self) -> bool {
         self.0[0] & 1 == 1

@@ -35,7 +35,7 @@ pub use address::{AddressError, EndAddress, HOST, NetworkAddresses, NetworkDecla
 pub use capture::{CaptureEnd, CaptureOptions, CaptureSummary};
 pub use fault::{Fault, FaultCounters, FaultId, Jitter, LONGEST_DELAY, MOST_BITS, Probability};
 pub use frame::{HEADER, Item, LONGEST, SHORTEST, framed, item_at};
-pub use host::{HostListener, HostPort, HostStream};
+pub use host::{DhcpOptions, HostListener, HostPort, HostStream};
 pub use links::LinkSelection;
 pub use mac::MacAddress;
 pub use switch::{Disconnection, PortStatistics, SOURCE_LIMIT, STALL, Switch, SwitchOptions, SwitchReport};

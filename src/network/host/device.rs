@@ -41,6 +41,13 @@ impl TxToken for Sending<'_> {
 }
 
 impl FrameDevice {
+    /// Sends a frame that did not come from the stack; where there is no room, the network loses it.
+    pub fn send(&mut self, frame: &[u8]) {
+        if self.has_room() {
+            Sending(&mut self.outgoing).consume(frame.len(), |place| place.copy_from_slice(frame));
+        }
+    }
+
     fn has_room(&self) -> bool {
         self.outgoing.len() + HEADER + FRAME <= OUTGOING
     }

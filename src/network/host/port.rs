@@ -1,8 +1,9 @@
 //! The task that moves the stack's frames and its time.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
+use super::services::{DhcpOptions, DhcpServer, Handled, Zone};
 use super::stack::Shared;
 use super::stream::{HostListener, HostStream};
 use crate::error::{Context, Result};
@@ -51,6 +53,32 @@ impl HostPort {
     /// Listens on a port; `backlog` connections may come before the next is accepted, more are refused.
     pub fn listen(&self, port: u16, backlog: usize) -> io::Result<HostListener> {
         HostListener::new(&self.shared, port, backlog)
+    }
+
+    /// Serves DHCP from here on, in place of what was served before: each machine that is given, and nobody else, is
+    /// told its own address, the subnet's mask and, while names are served as well, the host as its DNS server. There
+    /// is no router on the network. Whoever gives its address back or declines it has it still.
+    ///
+    /// Usage errors: an address that no machine of the network may have, and addresses that are there twice.
+    pub fn serve_dhcp(&self, leases: impl IntoIterator<Item = EndAddress>, options: &DhcpOptions) -> Result<()> {
+        let (host, subnet) = {
+            let services = &self.shared.lock().services;
+            (services.host.ip, services.subnet)
+        };
+        let server = DhcpServer::new(host, subnet, leases, options)?;
+        self.shared.lock().services.dhcp = Some(server);
+        Ok(())
+    }
+
+    /// Serves DNS over UDP from here on, in place of what was served before: the names' addresses, and for each address
+    /// the first of its names. Case and a dot at the end do not matter. Nothing else exists (`NXDOMAIN`), and of the
+    /// names nothing but IPv4 addresses. Clients keep no answer: each lookup crosses the network.
+    ///
+    /// Usage errors: what can be no name, and a name for two addresses.
+    pub fn serve_dns(&self, names: &BTreeMap<String, Ipv4Addr>) -> Result<()> {
+        let zone = Zone::new(names)?;
+        self.shared.lock().services.dns = Some(zone);
+        Ok(())
     }
 }
 
@@ -127,7 +155,12 @@ fn take_frames(shared: &Shared, buffer: &mut [u8], end: usize) -> io::Result<usi
     loop {
         match item_at(&buffer[..end], at) {
             Item::Frame(range) => {
-                stack.device.incoming.push_back(buffer[range.start + HEADER..range.end].to_vec());
+                let frame = &buffer[range.start + HEADER..range.end];
+                match stack.services.handle(frame) {
+                    Handled::Not => stack.device.incoming.push_back(frame.to_vec()),
+                    Handled::Answered(Some(reply)) => stack.device.send(&reply),
+                    Handled::Answered(None) => {}
+                }
                 at = range.end;
             }
             Item::TooShort(range) => at = range.end,

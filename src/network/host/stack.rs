@@ -7,11 +7,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::socket::tcp;
+use smoltcp::socket::{AnySocket, tcp};
 use smoltcp::wire::{EthernetAddress, IpCidr, IpListenEndpoint};
 use tokio::sync::Notify;
 
 use super::device::FrameDevice;
+use super::services::Services;
 use crate::network::address::{EndAddress, Subnet};
 
 /// Connections that there may be at a time, those that are being closed included.
@@ -37,6 +38,7 @@ pub struct Stack {
     interface: Interface,
     sockets: SocketSet<'static>,
     pub device: FrameDevice,
+    pub services: Services,
     start: Instant,
     next_port: u16,
     count: usize,
@@ -59,6 +61,7 @@ impl Shared {
             interface,
             sockets: SocketSet::new(Vec::new()),
             device,
+            services: Services::new(address, subnet),
             start: Instant::now(),
             next_port: *EPHEMERAL.start(),
             count: 0,
@@ -94,9 +97,10 @@ impl Stack {
     /// The switch is gone: everybody who waits is told.
     pub fn end(&mut self) {
         self.ended = true;
-        for (_, smoltcp::socket::Socket::Tcp(socket)) in self.sockets.iter_mut() {
-            socket.abort();
-        }
+        self.sockets
+            .iter_mut()
+            .filter_map(|(_, socket)| tcp::Socket::downcast_mut(socket))
+            .for_each(tcp::Socket::abort);
     }
 
     fn add(&mut self) -> io::Result<SocketHandle> {
@@ -144,9 +148,8 @@ impl Stack {
     /// A local port that no connection has.
     fn free_port(&mut self) -> io::Result<u16> {
         let used = |sockets: &SocketSet<'static>, port: u16| {
-            sockets.iter().any(|(_, socket)| match socket {
-                smoltcp::socket::Socket::Tcp(socket) => socket.local_endpoint().is_some_and(|end| end.port == port),
-            })
+            let mut ends = sockets.iter().filter_map(|(_, socket)| tcp::Socket::downcast(socket)?.local_endpoint());
+            ends.any(|end| end.port == port)
         };
         // There are more ports than connections.
         for _ in EPHEMERAL {
