@@ -16,6 +16,8 @@ suite = "bookworm"
 packages = ["etcd-server", "etcd-client", "postgresql", "systemd-timesyncd"]
 files = "FILES"
 [networks.lan]
+dhcp = true
+dns = true
 [machines.m]
 image = "node"
 networks = ["lan"]
@@ -81,6 +83,25 @@ gate = { name = "unreachable", hard = false }
 heal = ["away"]
 [[steps]]
 tcp = { address = "m:2379", network = "lan" }
+"#;
+
+/// Without what the agent has told it, the machine asks for its address and for names.
+const ASKED: &str = r#"
+[[steps]]
+exec = ["sh", "-ec", """
+card=$(cd /sys/class/net && grep -l 52:54:00 */address | cut -d/ -f1)
+rm /run/systemd/network/10-bootproof-lan.network
+networkctl reload
+networkctl reconfigure $card
+/lib/systemd/systemd-networkd-wait-online --ipv4 --interface=$card --timeout=60
+grep -q '^ADDRESS=10.77.0.11$' /run/systemd/netif/leases/*
+grep -q '^DNS=10.77.0.1$' /run/systemd/netif/leases/*
+hostname -I | grep -qw 10.77.0.11
+echo nameserver 10.77.0.1 >/etc/resolv.conf
+echo 127.0.0.1 localhost >/etc/hosts
+test "$(getent hosts host)" = "10.77.0.1       host"
+! getent hosts nobody
+"""]
 "#;
 
 /// Eight blocks are flushed and sixty-four are not, of which about a half survives.
@@ -159,6 +180,7 @@ fn a_guest_sees_each_fault_and_its_end() {
     } else {
         eprintln!("skipped in part: the proxy is not tried, since there is no curl on this host");
     }
+    steps.push_str(ASKED);
     steps.push_str(TORN);
     let lane = debian(&steps);
     expect_status(&lane.run(&[]), 0);

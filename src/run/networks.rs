@@ -10,10 +10,10 @@ use super::artifacts;
 use super::proxy::Proxy;
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, PortTraffic, Reporter};
-use crate::lane::model::{HOST, Lane, SwitchedNetwork};
+use crate::lane::model::{Attachment, HOST, Lane, SwitchedNetwork};
 use crate::network::{
-    CaptureOptions, Disconnection, EndAddress, HostPort, HostStream, MacAddress, PortStatistics, Subnet, Switch,
-    SwitchOptions, SwitchReport,
+    CaptureOptions, DhcpOptions, Disconnection, EndAddress, HostPort, HostStream, MacAddress, PortStatistics, Subnet,
+    Switch, SwitchOptions, SwitchReport,
 };
 
 /// A run's networks by name.
@@ -60,7 +60,14 @@ impl Networks {
                 .machines
                 .iter()
                 .filter_map(|(machine, definition)| Some((machine.clone(), definition.networks.get(name)?.address)));
-            let names = members.chain([(HOST.to_owned(), network.host())]).collect();
+            let names: BTreeMap<String, Ipv4Addr> = members.chain([(HOST.to_owned(), network.host())]).collect();
+            if network.dhcp {
+                let leases = lane.machines.values().filter_map(|machine| machine_end(machine.networks.get(name)?));
+                port.serve_dhcp(leases, &DhcpOptions::default())?;
+            }
+            if network.dns {
+                port.serve_dns(&names)?;
+            }
             let subnet = network.clone();
             networks.switches.insert(name.clone(), Arc::new(Joined { port, names, switch, network: subnet }));
         }
@@ -145,6 +152,11 @@ fn host_end(network: &SwitchedNetwork) -> EndAddress {
     let [a, b, c, d] = network.host().octets();
     // Locally administered; no machine's begins so.
     EndAddress { mac: MacAddress([0x0a, 0x00, a, b, c, d]), ip: network.host() }
+}
+
+fn machine_end(place: &Attachment) -> Option<EndAddress> {
+    let bytes: Vec<u8> = place.mac.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    Some(EndAddress { mac: MacAddress(bytes.try_into().ok()?), ip: place.address })
 }
 
 fn subnet_of(network: &SwitchedNetwork) -> Result<Subnet> {
