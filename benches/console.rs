@@ -6,6 +6,9 @@
 //!
 //! grep runs with `LC_ALL=C`, its fastest: with a UTF-8 locale it checks every byte for validity, which would flatter us.
 
+#[path = "support/spread.rs"]
+mod spread;
+
 use std::error::Error;
 use std::fmt;
 use std::fs::{self, File};
@@ -22,6 +25,8 @@ use bootproof::console::{CaptureOptions, ConsoleReport, Interpreter, capture};
 use bootproof::event::log::LogWriter;
 use bootproof::event::{Event, Kind, Severity};
 use bootproof::marker::{CompiledRules, Found, LineFinding, MarkerHistory, RuleParts, built_in_failure_patterns};
+
+use spread::Spread;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -122,21 +127,6 @@ fn warm_memory(folder: &Path) -> Outcome<()> {
     fs::copy(folder.join("stream"), &scratch)?;
     fs::remove_file(scratch)?;
     Ok(())
-}
-
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Self { least: values[0], median, most: values[values.len() - 1] }
-    }
 }
 
 /// Patterns in extended regular expressions for the same lines.

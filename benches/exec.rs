@@ -4,6 +4,9 @@
 //! `cargo bench --bench exec`. Environment: `BOOTPROOF_BENCH_PAIRS` (15, the rounds), `BOOTPROOF_BENCH_ACCEL` (`tcg` or `kvm`; TCG
 //! when it is not set, since every host has that).
 
+#[path = "support/spread.rs"]
+mod spread;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +14,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bootproof::image::{Boot, ImageRequest, ImageStore, Silent};
+
+use spread::Spread;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -49,10 +54,10 @@ fn main() -> Outcome<()> {
     println!("exec: {rounds} alternating rounds under {accelerator}");
     for (name, times) in ["bootproof exec", "bare QEMU", "bare QEMU, the image's kernel parameters"].iter().zip(&times)
     {
-        println!("  {name:42} {}", Spread::of(times.clone()).text(" s"));
+        println!("  {name:42} {}", text(&Spread::of(times.clone()), " s"));
     }
-    println!("exec ratio to bare QEMU: {} (at most {GOAL})", plain.text(""));
-    println!("exec ratio to bare QEMU with the image's kernel parameters: {}", tuned.text(""));
+    println!("exec ratio to bare QEMU: {} (at most {GOAL})", text(&plain, ""));
+    println!("exec ratio to bare QEMU with the image's kernel parameters: {}", text(&tuned, ""));
     if plain.median > GOAL {
         Err(format!("the ratio {:.3} misses its goal of {GOAL}", plain.median).into())
     } else {
@@ -107,22 +112,6 @@ fn timed(mut command: Command) -> Outcome<f64> {
     if status.success() { Ok(took) } else { Err(format!("{command:?} ended with {status}").into()) }
 }
 
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Self { least: values[0], median, most: values[values.len() - 1] }
-    }
-
-    fn text(&self, unit: &str) -> String {
-        let Self { least, median, most } = self;
-        format!("median {median:.3}{unit}, {least:.3} to {most:.3}{unit}")
-    }
+fn text(Spread { least, median, most }: &Spread, unit: &str) -> String {
+    format!("median {median:.3}{unit}, {least:.3} to {most:.3}{unit}")
 }

@@ -8,6 +8,9 @@
 //! `cargo bench --bench switch`. Environment: `BOOTPROOF_BENCH_PAIRS` (7), `BOOTPROOF_BENCH_SWITCH_MS` (1000),
 //! `BOOTPROOF_BENCH_ROUND_TRIPS` (5000).
 
+#[path = "support/spread.rs"]
+mod spread;
+
 use std::error::Error;
 use std::fs;
 use std::io::{ErrorKind, IoSlice, Read, Write};
@@ -22,6 +25,8 @@ use bootproof::network::{
     CaptureOptions, Fault, HEADER, Item, LinkSelection, Probability, Switch, SwitchOptions, item_at,
 };
 use rustix::event::{PollFd, PollFlags, poll};
+
+use spread::Spread;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -133,21 +138,6 @@ impl Measured {
             "  {name:<10} median {:.0} Mbit/s, {:.0} to {:.0}; round trip median {:.1} µs, {:.1} to {:.1}",
             rates.median, rates.least, rates.most, trips.median, trips.least, trips.most
         );
-    }
-}
-
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Self { least: values[0], median, most: values[values.len() - 1] }
     }
 }
 
