@@ -119,12 +119,18 @@ async fn exchange(shared: &Shared, stream: &UnixStream) -> io::Result<()> {
                 Err(error) => return Err(error),
             }
         }
-        // What the stack could not send for want of room is tried when there is some.
-        let writing = sent < sending.len();
-        if !writing && !shared.lock().device.outgoing.is_empty() {
-            continue;
-        }
-        let interest = if writing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        // What the stack could not send or answer for want of room is tried when there is some. Until then nothing more
+        // is read: what comes would have to wait here.
+        let (unsent, unheard) = {
+            let device = &shared.lock().device;
+            (!device.outgoing.is_empty(), !device.incoming.is_empty())
+        };
+        let interest = match (sent < sending.len(), unheard) {
+            (false, _) if unsent || unheard => continue,
+            (false, _) => Interest::READABLE,
+            (true, false) => Interest::READABLE | Interest::WRITABLE,
+            (true, true) => Interest::WRITABLE,
+        };
         let timer = async {
             match delay {
                 Some(delay) => tokio::time::sleep(delay).await,
@@ -170,4 +176,72 @@ fn take_frames(shared: &Shared, buffer: &mut [u8], end: usize) -> io::Result<usi
     }
     buffer.copy_within(at..end, 0);
     Ok(end - at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::network::frame::framed;
+    use crate::network::mac::MacAddress;
+
+    const SUBNET: &str = "10.77.0.0/24";
+
+    fn end(number: u8) -> EndAddress {
+        EndAddress { mac: MacAddress([2, 0, 0, 0, 0, number]), ip: [10, 77, 0, number].into() }
+    }
+
+    fn shared() -> Shared {
+        Shared::new(end(254), SUBNET.parse().unwrap(), 1)
+    }
+
+    /// Asks for the host's MAC address: each is answered.
+    fn arp_request() -> Vec<u8> {
+        let mut request = [[0xff; 6], end(1).mac.0].concat();
+        request.extend_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        request.extend_from_slice(&end(1).mac.0);
+        request.extend_from_slice(&end(1).ip.octets());
+        request.extend_from_slice(&[0; 6]);
+        request.extend_from_slice(&end(254).ip.octets());
+        request
+    }
+
+    /// The switch does not take what the host answers: then the host must not take what would have to be answered.
+    #[tokio::test]
+    async fn whoever_takes_no_answers_is_not_listened_to_for_ever() {
+        const FAR_TOO_MUCH: usize = 16 << 20;
+        let (ours, switch) = UnixStream::pair().unwrap();
+        let shared = Arc::new(shared());
+        let task = tokio::spawn({
+            let shared = shared.clone();
+            async move { exchange(&shared, &ours).await }
+        });
+        let requests = framed(&arp_request()).repeat(1000);
+        let (mut written, mut answered) = (0, 0);
+        let write = async {
+            while written < FAR_TOO_MUCH {
+                switch.writable().await.unwrap();
+                match switch.try_write(&requests[written % requests.len()..]) {
+                    Ok(count) => written += count,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(500), write).await.is_err(), "all of it was taken");
+        // Once it is listened to again, it goes on, and every request is answered.
+        let requested = written / (HEADER + arp_request().len());
+        let read = async {
+            let mut buffer = vec![0; 1 << 16];
+            while answered < requested * (HEADER + arp_request().len()) {
+                switch.readable().await.unwrap();
+                match switch.try_read(&mut buffer) {
+                    Ok(count) => answered += count,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), read).await.unwrap();
+        task.abort();
+    }
 }
