@@ -1,6 +1,6 @@
 //! Networks over real sockets: what is carried, what is bounded, and what faults do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -8,6 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use bootproof::network::*;
+use proptest::prelude::*;
 
 #[allow(dead_code)] // each test binary uses a part of it
 #[path = "support/network.rs"]
@@ -301,4 +302,114 @@ fn qemu_connects_sends_is_killed_and_comes_back() {
     }
     assert_eq!(port(&switch, 1).connections, 2);
     assert!(path.exists());
+}
+
+/// Bytes that are frames, too short for one, and garbage, in any mixture. Few addresses, so that they come again.
+fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = |longest| proptest::collection::vec(any::<u8>(), 0..longest);
+    let address = (0u8..4).prop_map(|last| [last & 1, 0, 0, 0, 0, last]);
+    let addressed =
+        (address.clone(), address, bytes(300)).prop_map(|(to, from, rest)| [&to[..], &from, &rest].concat());
+    let item = prop_oneof![
+        20 => addressed.prop_map(|frame| framed(&frame)),
+        10 => bytes(200).prop_map(|frame| framed(&frame)),
+        1 => (2000usize..LONGEST + 1).prop_map(|length| framed(&vec![7; length])),
+        2 => bytes(8),
+        1 => (0u32..100_000).prop_map(|length| length.to_be_bytes().to_vec()),
+    ];
+    proptest::collection::vec(item, 0..15).prop_map(|items| items.concat())
+}
+
+/// What a switch has to make of what its only talking machine sends.
+#[derive(Debug, Default, PartialEq)]
+struct Understood {
+    frames: u64,
+    too_short: u64,
+    home: u64,
+    garbage: Option<u32>,
+    for_others: Vec<Vec<u8>>,
+}
+
+fn understand(stream: &[u8]) -> Understood {
+    let mut understood = Understood::default();
+    let mut senders = BTreeSet::new();
+    let mut at = 0;
+    loop {
+        match item_at(stream, at) {
+            Item::Frame(range) => {
+                let frame = &stream[at + HEADER..range.end];
+                at = range.end;
+                understood.frames += 1;
+                if frame[6] & 1 == 0 {
+                    senders.insert(&frame[6..12]);
+                }
+                if senders.contains(&frame[..6]) {
+                    understood.home += 1;
+                } else {
+                    understood.for_others.push(frame.to_vec());
+                }
+            }
+            Item::TooShort(range) => {
+                understood.too_short += 1;
+                at = range.end;
+            }
+            Item::Incomplete => return understood,
+            Item::Garbage { length } => {
+                understood.garbage = Some(length);
+                return understood;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// The fuzz of the frame reader, over real sockets: whatever a machine sends, however it is cut, the others get the
+    /// frames in it and nothing else, and every item is counted.
+    #[test]
+    fn whatever_a_machine_sends_the_frames_in_it_are_carried(stream in stream(), cuts in proptest::collection::vec(1usize..3000, 1..30)) {
+        let expected = understand(&stream);
+        let (switch, reports) = switch();
+        let mut first = Machine::attach(&switch, 1);
+        let mut second = Machine::attach(&switch, 2);
+        let mut understood = Understood::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut rest, mut cuts) = (&stream[..], cuts.iter().cycle());
+                while !rest.is_empty() {
+                    let (piece, behind) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
+                    rest = behind;
+                    match first.socket.write_all(piece) {
+                        Ok(()) => {}
+                        // Whoever sends garbage is not listened to.
+                        Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                            assert!(expected.garbage.is_some(), "{error}");
+                            break;
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                first.socket.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+            while understood.for_others.len() < expected.for_others.len() {
+                understood.for_others.push(second.receive().unwrap());
+            }
+        });
+        let why = loop {
+            if let SwitchReport::PortDown { why, .. } = reports.recv_timeout(LONG).unwrap() {
+                break why;
+            }
+        };
+        understood.garbage = match why {
+            Disconnection::Garbage { length } => Some(length),
+            Disconnection::Ended => None,
+            other => panic!("{other:?}"),
+        };
+        let port = port(&switch, 1);
+        (understood.frames, understood.too_short, understood.home) = (port.received_frames, port.too_short, port.home);
+        prop_assert_eq!(understood, expected);
+        drop(switch);
+        prop_assert_eq!(second.receive(), None, "and nothing came behind it");
+    }
 }

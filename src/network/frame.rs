@@ -74,8 +74,87 @@ mod tests {
         assert_eq!(item_at(&[], 0), Item::Incomplete);
     }
 
+    /// Bytes that are frames, too short for one, and garbage, in any mixture.
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let bytes = |longest| proptest::collection::vec(any::<u8>(), 0..longest);
+        let item = prop_oneof![
+            10 => bytes(100).prop_map(|frame| framed(&frame)),
+            2 => bytes(8),
+            1 => (0..2 * LONGEST as u32).prop_map(|length| length.to_be_bytes().to_vec()),
+        ];
+        proptest::collection::vec(item, 0..20).prop_map(|items| items.concat())
+    }
+
+    /// Reads as whoever has a socket does: what is not whole waits for the next piece. Gives the items, their places
+    /// counted from the stream's beginning, what is kept in the end, and the most that ever was.
+    fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Item>, Vec<u8>, usize) {
+        let (mut items, mut kept, mut most, mut begin) = (Vec::new(), Vec::new(), 0, 0);
+        for piece in pieces {
+            kept.extend_from_slice(piece);
+            let mut at = 0;
+            loop {
+                match item_at(&kept, at) {
+                    Item::Frame(range) => {
+                        items.push(Item::Frame(begin + range.start..begin + range.end));
+                        at = range.end;
+                    }
+                    Item::TooShort(range) => {
+                        items.push(Item::TooShort(begin + range.start..begin + range.end));
+                        at = range.end;
+                    }
+                    Item::Incomplete => break,
+                    Item::Garbage { length } => {
+                        items.push(Item::Garbage { length });
+                        return (items, Vec::new(), most);
+                    }
+                }
+            }
+            kept.drain(..at);
+            begin += at;
+            most = most.max(kept.len());
+        }
+        (items, kept, most)
+    }
+
     proptest! {
-        /// The fuzz of the frame reader: any bytes at all give items that lie within them and follow each other.
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        /// The fuzz of the frame reader: any bytes in any pieces give the same items, and less than one frame is kept.
+        #[test]
+        fn any_bytes_give_the_same_items_however_they_are_cut(stream in stream(), cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..20)) {
+            let whole = read(std::iter::once(&stream[..]));
+            prop_assert!(whole.2 < HEADER + LONGEST);
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let pieces = read(cuts.windows(2).map(|pair| &stream[pair[0]..pair[1]]));
+            prop_assert!(pieces.2 < HEADER + LONGEST);
+            prop_assert_eq!(&pieces.0, &whole.0);
+            prop_assert_eq!(&pieces.1, &whole.1);
+            let bytes = read(stream.chunks(1));
+            prop_assert_eq!(&bytes.0, &whole.0);
+            prop_assert_eq!(&bytes.1, &whole.1);
+            // Nothing is passed over: items follow each other, and what is kept is the rest.
+            let mut at = 0;
+            for item in &whole.0 {
+                match item {
+                    Item::Frame(range) | Item::TooShort(range) => {
+                        prop_assert_eq!(range.start, at);
+                        at = range.end;
+                    }
+                    Item::Garbage { length } => {
+                        prop_assert_eq!(&stream[at..at + HEADER], &length.to_be_bytes());
+                        at = stream.len();
+                    }
+                    Item::Incomplete => unreachable!("it is no item"),
+                }
+            }
+            prop_assert_eq!(&stream[at..], &whole.1[..]);
+        }
+    }
+
+    proptest! {
+        /// Any bytes at all give items that lie within them and follow each other.
         #[test]
         fn any_bytes_are_read_without_a_panic_and_within_bounds(bytes in proptest::collection::vec(any::<u8>(), 0..600), small in any::<bool>()) {
             let mut bytes = bytes;

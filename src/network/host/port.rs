@@ -182,6 +182,8 @@ fn take_frames(shared: &Shared, buffer: &mut [u8], end: usize) -> io::Result<usi
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::network::frame::framed;
     use crate::network::mac::MacAddress;
@@ -243,5 +245,55 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(60), read).await.unwrap();
         task.abort();
+    }
+
+    /// Bytes that are frames, too short for one, and garbage, in any mixture.
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let bytes = |longest| proptest::collection::vec(any::<u8>(), 0..longest);
+        let item = prop_oneof![
+            20 => bytes(200).prop_map(|frame| framed(&frame)),
+            1 => (2000usize..LONGEST + 1).prop_map(|length| framed(&vec![7; length])),
+            2 => bytes(8),
+            1 => (0u32..100_000).prop_map(|length| length.to_be_bytes().to_vec()),
+        ];
+        proptest::collection::vec(item, 0..12).prop_map(|items| items.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// The fuzz of the reader as it is used here: whatever comes, however it is cut, the same frames reach the
+        /// stack, the same end is found, and there is always room to read more.
+        #[test]
+        fn the_same_frames_are_read_however_they_are_cut(stream in stream(), cuts in proptest::collection::vec(1usize..3000, 1..30)) {
+            let read = |cuts: &[usize]| {
+                let shared = shared();
+                let mut buffer = vec![0; HEADER + LONGEST];
+                let (mut rest, mut kept, mut frames) = (&stream[..], 0, Vec::new());
+                let mut cuts = cuts.iter().cycle();
+                while !rest.is_empty() {
+                    let room = buffer.len() - kept;
+                    assert!(room > 0, "an empty read would be taken for the end");
+                    let count = room.min(rest.len()).min(*cuts.next().unwrap());
+                    buffer[kept..kept + count].copy_from_slice(&rest[..count]);
+                    rest = &rest[count..];
+                    match take_frames(&shared, &mut buffer, kept + count) {
+                        Ok(left) => kept = left,
+                        Err(error) => {
+                            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+                            frames.extend(shared.lock().device.incoming.drain(..));
+                            return (frames, None);
+                        }
+                    }
+                    frames.extend(shared.lock().device.incoming.drain(..));
+                }
+                (frames, Some(buffer[..kept].to_vec()))
+            };
+            let whole = read(&[usize::MAX]);
+            prop_assert_eq!(&read(&cuts), &whole);
+            if stream.len() < 3000 {
+                prop_assert_eq!(&read(&[1]), &whole);
+            }
+        }
     }
 }
