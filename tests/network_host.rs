@@ -113,17 +113,10 @@ fn a_recording_ends_at_its_limit_and_says_so_while_the_network_goes_on() {
     assert!(error.to_string().starts_with("failed to create the network recording"), "{error}");
 }
 
-fn addresses(count: u8) -> NetworkAddresses {
-    let names: Vec<String> = (1..=count).map(name).collect();
-    let machines: Vec<_> = names.iter().map(|name| (name.as_str(), None)).collect();
-    let subnet = "10.77.0.0/24".parse().unwrap();
-    assign(&NetworkDeclaration { lane: "test", network: "lan", subnet, host: None, machines: &machines }).unwrap()
-}
-
 /// A second stack in a machine's place.
-fn guest(switch: &Switch, addresses: &NetworkAddresses, number: u8) -> HostPort {
+fn guest(switch: &Switch, addresses: &Addresses, number: u8) -> HostPort {
     let address = addresses.machines[&name(number)];
-    HostPort::join_as(switch, &name(number), address, addresses.subnet, number.into()).unwrap()
+    HostPort::join(switch, &name(number), address, addresses.subnet, number.into()).unwrap()
 }
 
 async fn echo(mut listener: HostListener) {
@@ -154,7 +147,7 @@ async fn send_and_compare(stream: HostStream, bytes: usize) {
 async fn the_host_reaches_machines_by_tcp_and_faults_lie_between() {
     let (switch, _reports) = switch();
     let addresses = addresses(1);
-    let host = HostPort::join(&switch, &addresses, 1).unwrap();
+    let host = HostPort::join(&switch, HOST, addresses.host, addresses.subnet, 1).unwrap();
     let machine = guest(&switch, &addresses, 1);
     tokio::spawn(echo(machine.listen(7000, 4).unwrap()));
     let remote = SocketAddrV4::new(addresses.machines["node01"].ip, 7000);
@@ -211,7 +204,7 @@ async fn the_host_reaches_machines_by_tcp_and_faults_lie_between() {
 async fn the_host_answers_who_asks_for_its_address_and_pings_it() {
     let (switch, _reports) = switch();
     let addresses = addresses(1);
-    let _host = HostPort::join(&switch, &addresses, 1).unwrap();
+    let _host = HostPort::join(&switch, HOST, addresses.host, addresses.subnet, 1).unwrap();
     let mut machine = Machine::attach(&switch, 1);
     let own = addresses.machines["node01"];
     let answers = tokio::task::spawn_blocking(move || {

@@ -22,18 +22,11 @@ mod client;
 use client::Client;
 use support::*;
 
-fn addresses(count: u8) -> NetworkAddresses {
-    let names: Vec<String> = (1..=count).map(name).collect();
-    let machines: Vec<_> = names.iter().map(|name| (name.as_str(), None)).collect();
-    let subnet = "10.77.0.0/24".parse().unwrap();
-    assign(&NetworkDeclaration { lane: "test", network: "lan", subnet, host: None, machines: &machines }).unwrap()
-}
-
-fn names(addresses: &NetworkAddresses) -> BTreeMap<String, Ipv4Addr> {
+fn names(addresses: &Addresses) -> BTreeMap<String, Ipv4Addr> {
     addresses.machines.iter().map(|(name, end)| (name.clone(), end.ip)).collect()
 }
 
-fn client(switch: &Switch, addresses: &NetworkAddresses, number: u8) -> Client {
+fn client(switch: &Switch, addresses: &Addresses, number: u8) -> Client {
     Client::new(Machine::attach(switch, number), addresses.machines[&name(number)].mac)
 }
 
@@ -88,7 +81,7 @@ async fn a_machine_asks_for_its_address_and_then_for_names() {
     let (switch, _reports) = switch();
     switch.start_capture(&CaptureOptions { path: path.clone(), limit: 1 << 20, snap_length: 65535 }).unwrap();
     let addresses = addresses(2);
-    let host = HostPort::join(&switch, &addresses, 1).unwrap();
+    let host = HostPort::join(&switch, HOST, addresses.host, addresses.subnet, 1).unwrap();
     host.serve_dhcp(addresses.machines.values().copied(), &DhcpOptions::default()).unwrap();
     host.serve_dns(&names(&addresses)).unwrap();
     let (mut first, mut second) = (client(&switch, &addresses, 1), client(&switch, &addresses, 2));
@@ -155,7 +148,7 @@ fn tshark_agrees(path: &Path) {
 async fn a_lease_is_renewed_for_as_long_as_it_is_wanted() {
     let (switch, _reports) = switch();
     let addresses = addresses(1);
-    let host = HostPort::join(&switch, &addresses, 1).unwrap();
+    let host = HostPort::join(&switch, HOST, addresses.host, addresses.subnet, 1).unwrap();
     host.serve_dhcp(addresses.machines.values().copied(), &DhcpOptions { lease: Duration::from_secs(2) }).unwrap();
     let mut client = client(&switch, &addresses, 1);
     let work = tokio::task::spawn_blocking(move || {
@@ -225,7 +218,7 @@ const ARP: [u8; 2] = [8, 6];
 async fn who_is_not_known_is_not_answered_and_without_being_asked_nobody_is() {
     let (switch, _reports) = switch();
     let addresses = addresses(2);
-    let host = HostPort::join(&switch, &addresses, 1).unwrap();
+    let host = HostPort::join(&switch, HOST, addresses.host, addresses.subnet, 1).unwrap();
     let own = addresses.machines["node01"];
     let everybody = EndAddress { mac: MacAddress([0xff; 6]), ip: Ipv4Addr::BROADCAST };
     let looking = datagram((EndAddress { ip: Ipv4Addr::UNSPECIFIED, ..own }, 68), (everybody, 67), &discover(own.mac));
@@ -260,7 +253,7 @@ async fn who_is_not_known_is_not_answered_and_without_being_asked_nobody_is() {
 async fn who_asks_and_is_not_to_be_reached_holds_up_nobody() {
     let (switch, _reports) = switch();
     let addresses = addresses(2);
-    let host = HostPort::join(&switch, &addresses, 1).unwrap();
+    let host = HostPort::join(&switch, HOST, addresses.host, addresses.subnet, 1).unwrap();
     host.serve_dns(&names(&addresses)).unwrap();
     let own = addresses.machines["node01"];
     let mut machine = Machine::attach(&switch, 1);

@@ -3,7 +3,7 @@
 //! A [`Switch`] is one layer-2 network. Machines are at its ports by QEMU's `-netdev stream` on unix sockets, so that it
 //! needs neither root nor a bridge; the host may be at one by a TCP/IP stack of its own ([`HostPort`]). Faults are set on
 //! directed links and healed while frames pass ([`Switch::set_fault`]), and each counts what it did. A network can be
-//! recorded ([`Switch::start_capture`]). Who has which addresses is a pure function of what the lane declares ([`assign`]).
+//! recorded ([`Switch::start_capture`]).
 //!
 //! What decides is pure and knows no socket: `fabric` (where a frame goes), `fault` (what a link makes of it), `held`
 //! (what waits on links), `queue` (what waits for a port), `frame`. The switch's one thread puts them to sockets.
@@ -31,7 +31,7 @@ mod mac;
 mod queue;
 mod switch;
 
-pub use address::{AddressError, EndAddress, HOST, NetworkAddresses, NetworkDeclaration, Subnet, assign};
+pub use address::{AddressError, EndAddress, HOST, Subnet};
 pub use capture::{CaptureEnd, CaptureOptions, CaptureSummary};
 pub use fault::{Fault, FaultCounters, FaultId, Jitter, LONGEST_DELAY, MOST_BITS, Probability};
 pub use frame::{HEADER, Item, LONGEST, SHORTEST, framed, item_at};

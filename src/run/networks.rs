@@ -55,7 +55,7 @@ impl Networks {
             let subnet = format!("{}/{}", network.subnet, network.prefix);
             reporter
                 .info(None, Kind::NetworkOpened { network: name.clone(), subnet, host: network.host().to_string() });
-            let port = HostPort::join_as(&switch, HOST, host_end(network), subnet_of(network)?, lane.seed)?;
+            let port = HostPort::join(&switch, HOST, host_end(network), subnet_of(network)?, lane.seed)?;
             let members = lane
                 .machines
                 .iter()

@@ -1,6 +1,8 @@
 //! Machines at a switch's ports, as QEMU would be.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -107,4 +109,21 @@ pub fn machines(switch: &Switch, count: u8) -> Vec<Machine> {
 
 pub fn port(switch: &Switch, number: u8) -> PortStatistics {
     switch.statistics().unwrap().into_iter().find(|port| port.name == name(number)).unwrap()
+}
+
+/// Everybody's addresses on a network.
+pub struct Addresses {
+    pub subnet: Subnet,
+    pub host: EndAddress,
+    pub machines: BTreeMap<String, EndAddress>,
+}
+
+/// Machines have the first addresses, the host the last one.
+pub fn addresses(count: u8) -> Addresses {
+    let end = |number: u8| EndAddress {
+        mac: MacAddress([0x52, 0x54, 0, 0, 0, number]),
+        ip: Ipv4Addr::new(10, 77, 0, number),
+    };
+    let machines = (1..=count).map(|number| (name(number), end(number))).collect();
+    Addresses { subnet: "10.77.0.0/24".parse().unwrap(), host: end(254), machines }
 }

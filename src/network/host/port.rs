@@ -15,7 +15,7 @@ use super::services::{DhcpOptions, DhcpServer, Handled, Zone};
 use super::stack::Shared;
 use super::stream::{HostListener, HostStream};
 use crate::error::{Context, Result};
-use crate::network::address::{EndAddress, HOST, NetworkAddresses, Subnet};
+use crate::network::address::{EndAddress, Subnet};
 use crate::network::frame::{HEADER, Item, LONGEST, item_at};
 use crate::network::switch::Switch;
 
@@ -26,13 +26,9 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Joins a network as `host`, with the host's address on it. Within a tokio runtime.
-    pub fn join(switch: &Switch, addresses: &NetworkAddresses, seed: u64) -> Result<Self> {
-        Self::join_as(switch, HOST, addresses.host, addresses.subnet, seed)
-    }
-
-    /// Joins a network under another name, as if it were a machine.
-    pub fn join_as(switch: &Switch, name: &str, address: EndAddress, subnet: Subnet, seed: u64) -> Result<Self> {
+    /// Joins a network under a name of its own ([`HOST`](crate::network::HOST), or as if it were a machine). Within a tokio
+    /// runtime.
+    pub fn join(switch: &Switch, name: &str, address: EndAddress, subnet: Subnet, seed: u64) -> Result<Self> {
         let failed = || format!("failed to join the network `{}` as `{name}`", switch.network());
         let (ours, theirs) = StdStream::pair().infrastructure(failed)?;
         ours.set_nonblocking(true).infrastructure(failed)?;
