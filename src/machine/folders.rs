@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -23,7 +24,7 @@ const LINK: &str = ".runtime";
 pub struct RunFolders {
     runtime: PathBuf,
     scratch: PathBuf,
-    lock: File,
+    lock: Arc<File>,
 }
 
 impl RunFolders {
@@ -45,7 +46,11 @@ impl RunFolders {
         let lock = hold(&scratch).map_err(failed)?;
         drop(all);
         match make_runtime(&scratch) {
-            Ok(runtime) => Ok(Self { runtime, scratch, lock }),
+            Ok(runtime) => {
+                let lock = Arc::new(lock);
+                *in_use() = Some((scratch.clone(), Arc::downgrade(&lock)));
+                Ok(Self { runtime, scratch, lock })
+            }
             Err(error) => {
                 remove(&scratch);
                 Err(error)
@@ -65,12 +70,28 @@ impl RunFolders {
 
     /// The end of the run: both go, unless a machine is kept; its keeper removes them then.
     pub fn remove(self, kept: bool) {
+        drop(in_use().take_if(|(scratch, _)| *scratch == self.scratch));
         if kept {
             // That machine may have been stopped already.
             give_up(&self.scratch, &self.lock);
         } else {
             remove(&self.scratch);
         }
+    }
+}
+
+/// The folders of the run that this process is, for one that has to end at once.
+static IN_USE: Mutex<Option<(PathBuf, Weak<File>)>> = Mutex::new(None);
+
+fn in_use() -> MutexGuard<'static, Option<(PathBuf, Weak<File>)>> {
+    IN_USE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For a process that ends at once: removes its run's folders, unless a machine is still there, whose keeper does it.
+pub fn abandon() {
+    let left = in_use().take();
+    if let Some((scratch, lock)) = left.and_then(|(scratch, lock)| Some((scratch, lock.upgrade()?))) {
+        give_up(&scratch, &lock);
     }
 }
 

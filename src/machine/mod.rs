@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 
-pub use folders::RunFolders;
+pub use folders::{RunFolders, abandon as abandon_folders};
 pub use recorder::RecorderMachine;
 pub use state::{MachineState, WaitHandle};
 

@@ -25,6 +25,7 @@ impl SignalWatch {
             cancel.cancel();
             signals.next().await;
             eprintln!("stopped at once: the proof is left unfinished");
+            crate::machine::abandon_folders();
             std::process::exit(i32::from(Verdict::Interrupted.exit_code()));
         })))
     }

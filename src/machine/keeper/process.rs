@@ -23,6 +23,9 @@ use super::protocol::{KILLED, KeeperSpec, Order, STOPPED, Status, TERMINATION_BO
 use super::servers::Servers;
 use crate::machine::folders;
 
+/// How long a process may take from closing one file to having ended.
+const RUN_EXIT_BOUND: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
 /// Runs the keeper over this process's standard streams until its machine is gone.
 pub fn main() -> ExitCode {
     match keep() {
@@ -49,6 +52,7 @@ fn keep() -> io::Result<()> {
         return Ok(());
     }
     let spec: KeeperSpec = serde_json::from_str(&line)?;
+    let run = getppid().and_then(|run| pidfd_open(run, PidfdFlags::empty()).ok());
     // From here on nobody takes the run's folders for left over.
     let run_folder = folders::hold(&spec.run_folder)?;
     let control = listen(&spec.control)?;
@@ -65,6 +69,7 @@ fn keep() -> io::Result<()> {
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     let mut keeper = Keeper {
         spec,
+        run,
         servers,
         child,
         pidfd,
@@ -147,6 +152,8 @@ struct Happened {
 
 struct Keeper {
     spec: KeeperSpec,
+    /// Becomes readable when the run's process has ended; absent where that was so from the beginning.
+    run: Option<OwnedFd>,
     servers: Servers,
     child: Child,
     /// Becomes readable when the child ends.
@@ -345,11 +352,21 @@ impl Keeper {
         Ok(())
     }
 
+    /// A run that is going away closes what it holds one thing after another: its word to us may be gone before its lock
+    /// on the run's folder, and then nobody would remove that. One that keeps its machines goes on a little longer.
+    fn outlive_run(&self) {
+        let Some(run) = &self.run else { return };
+        if !self.run_is_there {
+            let _ = poll(&mut [PollFd::new(run, PollFlags::IN)], Some(&RUN_EXIT_BOUND));
+        }
+    }
+
     fn finish(&mut self, status: ExitStatus) {
         self.servers.finish();
         let _ = fs::remove_file(&self.spec.record_path);
         let _ = fs::remove_file(&self.spec.control);
         if !self.run_is_there || self.spec.record.kept {
+            self.outlive_run();
             folders::give_up(&self.spec.run_folder, &self.run_folder);
         }
         let how = if self.overdue { KILLED } else { STOPPED };
