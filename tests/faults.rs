@@ -4,8 +4,10 @@ mod support;
 
 use std::os::unix::fs::symlink;
 
+use rustix::process::Signal;
 use support::own_lane::OwnLane;
-use support::{expect_status, stderr_of};
+use support::process::Process;
+use support::{expect_status, processes_mentioning, stderr_of};
 
 /// The quickstart lane's image, without its own services: they would only take time.
 const DEBIAN: &str = r#"
@@ -327,5 +329,21 @@ exec = ["true"]
     assert_eq!(port("b")["dropped"], 0, "{}", result["networks"]);
     let capture = lane.work.proof().join("artifacts/networks/lan.pcapng");
     assert!(std::fs::metadata(capture).unwrap().len() <= 4 << 20);
+    lane.expect_nothing_left();
+}
+
+#[test]
+fn a_disk_whose_server_dies_is_no_fault_of_the_product() {
+    let disks = "disks = [{ name = \"d\", size = \"16MiB\", write_cache = \"volatile\" }]";
+    let machine = TINY.replace("[machines.m]\n", &format!("[machines.m]\n{disks}\n"));
+    let lane = OwnLane::new(&format!("{machine}[[steps]]\nname = \"wait\"\nhold = \"4m\"\n"));
+    let mut running = lane.start(&[]);
+    running.until("step wait");
+    let servers = processes_mentioning("nbdkit", lane.work.path());
+    assert_eq!(servers.len(), 1, "{servers:?}");
+    Process::open(servers[0]).expect("it is up").kill(Signal::KILL);
+    let said = running.expect(4);
+    assert!(said.contains("the server of the disk `d` ended by itself"), "{said}");
+    assert_eq!(lane.sealed_result()["verdict"], "infrastructure");
     lane.expect_nothing_left();
 }
