@@ -42,7 +42,9 @@ impl<'a> Datagram<'a> {
         }
         let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
         let header = Ipv4Repr::parse(&packet, &checksums).ok()?;
-        if header.next_header != IpProtocol::Udp || packet.more_frags() || packet.frag_offset() != 0 {
+        let whole = !packet.more_frags() && packet.frag_offset() == 0;
+        // smoltcp 0.12 takes shorter headers for headers.
+        if header.next_header != IpProtocol::Udp || !whole || usize::from(packet.header_len()) < IPV4_HEADER_LEN {
             return None;
         }
         let datagram = UdpPacket::new_checked(packet.payload()).ok()?;
