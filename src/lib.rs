@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod channel;
+pub mod provisioning;
 
 #[cfg(feature = "host")]
 pub mod cli;
