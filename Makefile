@@ -19,6 +19,10 @@ setup: ## install what is missing on this host (Debian, Ubuntu)
 	@scripts/install-prerequisites
 	@scripts/check-rust
 
+# What the tests use besides, and skip where it cannot be had.
+setup-tests: setup
+	@scripts/install-prerequisites tests
+
 agent: setup
 	@$(build_agent)
 
@@ -29,7 +33,7 @@ release: setup
 quickstart: release ## boot a real machine with etcd and PostgreSQL, and leave the proof
 	@target/release/bootproof run quickstart
 
-test: agent ## everything that has to pass, real machines included
+test: setup-tests agent ## everything that has to pass, real machines included
 	@scripts/check-rust clippy rustfmt
 	cargo fmt --check
 	cargo clippy --quiet --locked --all-targets -- -D warnings
@@ -43,4 +47,4 @@ nightly: release ## what takes longer than a commit may wait for
 bench: agent ## ratios against the plain tools, medians of alternating runs
 	cargo bench --locked
 
-.PHONY: help setup agent release quickstart test nightly bench
+.PHONY: help setup setup-tests agent release quickstart test nightly bench

@@ -7,6 +7,8 @@ pub mod channel;
 pub mod provisioning;
 
 #[cfg(feature = "host")]
+pub mod binary_cache;
+#[cfg(feature = "host")]
 pub mod cli;
 #[cfg(feature = "host")]
 pub mod console;
@@ -26,6 +28,8 @@ pub mod machine;
 pub mod marker;
 #[cfg(feature = "host")]
 pub mod network;
+#[cfg(feature = "host")]
+pub mod nix_store;
 #[cfg(feature = "host")]
 pub mod plan;
 #[cfg(feature = "host")]

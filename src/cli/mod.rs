@@ -3,6 +3,7 @@
 //! What always holds: standard output carries the answer and nothing else; everything said about the work goes to
 //! standard error; an error is printed in one place, here, and its kind alone decides the exit code.
 
+mod cache;
 mod context;
 mod doctor;
 mod exec;
@@ -64,6 +65,8 @@ enum Command {
     Image(image::Arguments),
     /// List, show, verify and replay proofs
     Proof(proof::Arguments),
+    /// Serve what Nix has built on this host to machines that install themselves
+    Cache(cache::Arguments),
     /// Tell what this host can do, and what to do about what it cannot
     Doctor(doctor::Arguments),
     /// List the machines that are up
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Proof(arguments) => proof::run(&context, arguments),
         Command::Run(arguments) => run::run(&context, arguments),
         Command::Exec(arguments) => exec::run(&context, arguments),
+        Command::Cache(arguments) => cache::run(&context, arguments),
         Command::Doctor(arguments) => doctor::run(&context, arguments),
         Command::Ps(arguments) => ps::run(&context, arguments),
         Command::Stop(arguments) => stop::run(&context, arguments),
