@@ -34,12 +34,25 @@ impl ErrorKind {
     }
 }
 
+/// What is wrong at one place of a file; line and column count from one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedMessage {
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
 /// An error with its cause, and what to do about it.
 pub struct Error {
     kind: ErrorKind,
     message: String,
     /// A rendered excerpt (file, line, caret) that is printed in place of the message: plain, and with colour.
-    excerpt: Option<(String, String)>,
+    excerpt: Option<Box<(String, String)>>,
+    /// The same for programs: each message with its place.
+    places: Vec<PlacedMessage>,
     hints: Vec<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -48,7 +61,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), excerpt: None, hints: Vec::new(), source: None }
+        Self { kind, message: message.into(), excerpt: None, places: Vec::new(), hints: Vec::new(), source: None }
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
@@ -91,8 +104,19 @@ impl Error {
 
     /// Adds an excerpt, rendered without and with colour; it begins with its own `error:` line.
     pub fn excerpt(mut self, plain: impl Into<String>, colored: impl Into<String>) -> Self {
-        self.excerpt = Some((plain.into(), colored.into()));
+        self.excerpt = Some(Box::new((plain.into(), colored.into())));
         self
+    }
+
+    /// Adds what the excerpt shows in a form for programs.
+    pub fn places(mut self, places: Vec<PlacedMessage>) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// What is wrong at which places, where the trouble is in a file.
+    pub fn placed_messages(&self) -> &[PlacedMessage] {
+        &self.places
     }
 
     pub fn kind(&self) -> ErrorKind {
@@ -104,7 +128,7 @@ impl Error {
     }
 
     pub fn rendered_excerpt(&self, color: bool) -> Option<&str> {
-        self.excerpt.as_ref().map(|(plain, colored)| if color { colored } else { plain }.as_str())
+        self.excerpt.as_deref().map(|(plain, colored)| if color { colored } else { plain }.as_str())
     }
 
     /// The whole chain on one line, for places that have no room for more (an event, a log line).

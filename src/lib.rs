@@ -19,6 +19,8 @@ pub mod event;
 #[cfg(feature = "host")]
 pub mod gate;
 #[cfg(feature = "host")]
+pub mod guard;
+#[cfg(feature = "host")]
 pub mod image;
 #[cfg(feature = "host")]
 pub mod lane;

@@ -233,7 +233,7 @@ async fn lock(context: &Context, selection: &Selection) -> Result<ExitCode> {
 }
 
 /// A token that the first SIGINT, SIGTERM or SIGHUP cancels: builders then end their tools and leave nothing half-made.
-fn cancelled_by_signals() -> Result<CancellationToken> {
+pub(super) fn cancelled_by_signals() -> Result<CancellationToken> {
     let token = CancellationToken::new();
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut stream = signal(kind).infrastructure(|| "failed to listen for signals".into())?;

@@ -7,6 +7,7 @@ mod cache;
 mod context;
 mod doctor;
 mod exec;
+mod guard;
 mod image;
 mod lane;
 mod plan;
@@ -67,6 +68,8 @@ enum Command {
     Proof(proof::Arguments),
     /// Serve what Nix has built on this host to machines that install themselves
     Cache(cache::Arguments),
+    /// Tell whether the project keeps what its profiles promise; boots nothing
+    Guard(guard::Arguments),
     /// Tell what this host can do, and what to do about what it cannot
     Doctor(doctor::Arguments),
     /// List the machines that are up
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&context, arguments),
         Command::Exec(arguments) => exec::run(&context, arguments),
         Command::Cache(arguments) => cache::run(&context, arguments),
+        Command::Guard(arguments) => guard::run(&context, arguments),
         Command::Doctor(arguments) => doctor::run(&context, arguments),
         Command::Ps(arguments) => ps::run(&context, arguments),
         Command::Stop(arguments) => stop::run(&context, arguments),

@@ -24,7 +24,7 @@ const KEPT_LINES: usize = 400;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How a tool ended.
-pub(super) struct Finished {
+pub(crate) struct Finished {
     pub status: std::process::ExitStatus,
     pub stdout: String,
     /// The last lines.
@@ -46,7 +46,7 @@ impl Finished {
 }
 
 /// A tool to run, with its surroundings.
-pub(super) struct Tool<'a> {
+pub(crate) struct Tool<'a> {
     pub command: Command,
     pub lock: Option<&'a File>,
     name: String,

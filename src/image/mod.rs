@@ -39,6 +39,7 @@ mod tools;
 pub use agent_binary::agent_binary;
 pub use index::ImageRecord;
 pub use lock::{Asked, ImageLock, LOCK_FILE, LockedImage};
+pub(crate) use nix::command as nix_command;
 pub use packages::PackageVersion;
 pub use planned::plan_image;
 pub use request::{BaseDisk, Boot, BuiltImage, DiskFormat, ImageProgress, ImageRequest, Silent};

@@ -108,10 +108,24 @@ impl Catalog {
         self.profile_file(folder).map(|file| file.profile)
     }
 
-    fn profile_file(&self, folder: &str) -> Result<ProfileFile> {
+    /// As [`Catalog::profile`], with the places of what it says.
+    pub(crate) fn profile_file(&self, folder: &str) -> Result<ProfileFile> {
         let path = shown(&self.project_root.join("profiles").join(folder).join("profile.toml"));
         let text = read_text(&path, "profile")?;
         ProfileFile::parse(&path.display().to_string(), &text)
+    }
+
+    /// Whether a lane's name and profile are what its place says.
+    ///
+    /// # Errors
+    /// Usage: they are not.
+    pub(crate) fn placed(&self, entry: &CatalogLane, lane: &Lane) -> Result<()> {
+        let mut twins = self.lanes.iter().filter(|other| other.name == entry.name && other.path != entry.path);
+        if let Some(other) = twins.next() {
+            return Err(Error::usage(format!("two lanes are called `{}`", entry.name))
+                .hint(format!("rename one: the other is `{}`", shown(&other.path).display())));
+        }
+        misplaced(entry, lane).map_or(Ok(()), Err)
     }
 
     /// Reads every lane and profile, and gives all errors: of each file, and where files do not fit each other.

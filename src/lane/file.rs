@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+
 use super::document::LaneDocument;
 use super::model::{LANE_VERSION, Lane};
 use super::normalise::{Surroundings, normalise};
@@ -131,8 +133,38 @@ impl LaneFile {
     }
 }
 
+/// Reads a TOML document whose values know their places, and checks it.
+///
+/// # Errors
+/// Usage, with an excerpt for everything that is wrong; `what` is how errors call such a file.
+pub(crate) fn read_document<T: DeserializeOwned>(
+    file: &str,
+    text: &str,
+    what: &str,
+    newest: u32,
+    check: impl FnOnce(&T) -> Vec<Problem>,
+) -> Result<(T, Sources)> {
+    let mut sources = Sources::default();
+    let base = sources.add(file, text);
+    let outcome = syntax::parse(text, Format::Toml, base).and_then(|tree| {
+        check_version(&tree, newest, what).map_err(|problem| vec![problem])?;
+        let mut reading = read::<T>(tree);
+        match reading.document {
+            Some(document) => {
+                reading.problems.extend(check(&document));
+                if reading.problems.is_empty() { Ok(document) } else { Err(reading.problems) }
+            }
+            None => Err(reading.problems),
+        }
+    });
+    match outcome {
+        Ok(document) => Ok((document, sources)),
+        Err(problems) => Err(sources.error(what, &problems)),
+    }
+}
+
 /// Said before anything else: a file of another version would only give errors that lead nowhere.
-pub(super) fn check_version(tree: &Node, newest: u32, what: &str) -> Result<(), Problem> {
+fn check_version(tree: &Node, newest: u32, what: &str) -> Result<(), Problem> {
     let Some(version) = tree.get("version") else {
         return Err(Problem::new("the key `version` is missing")
             .at(tree.place.start..tree.place.start)

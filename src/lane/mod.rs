@@ -24,10 +24,14 @@ pub mod units;
 
 pub use catalog::{Catalog, CatalogLane};
 pub use file::LaneFile;
+pub(crate) use file::read_document;
 pub use load::{load, open};
 pub use model::Lane;
 pub use normalise::all_steps;
 pub use problem::nearest;
-pub use profile::{ArchivedHelper, Component, Profile};
+pub(crate) use problem::{Position, Problem, Sources};
+pub(crate) use profile::ProfileFile;
+pub use profile::{ArchivedHelper, Component, NixEntryPoints, Profile};
+pub(crate) use reader::Spanned;
 pub use schema::{lane_schema, profile_schema};
 pub use syntax::Format;

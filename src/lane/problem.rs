@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::tree::Place;
-use crate::error::Error;
+use crate::error::{Error, PlacedMessage};
 
 /// More would not be read.
 const SHOWN: usize = 20;
@@ -77,6 +77,28 @@ pub fn nearest<'n>(given: &str, names: impl IntoIterator<Item = &'n str>) -> Opt
         .map(|(_, name)| name)
 }
 
+/// Where in a file: as a person counts, from one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub file: String,
+    pub line: usize,
+    /// In characters.
+    pub column: usize,
+}
+
+impl Position {
+    /// Of a byte in a file's text.
+    pub fn of(file: impl Into<String>, text: &str, offset: usize) -> Self {
+        let before = text.get(..offset.min(text.len())).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        Self {
+            file: file.into(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+}
+
 /// The texts that places point into: the file, then each override, one address space for all.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -104,6 +126,14 @@ impl Sources {
 
     fn of(&self, place: &Place) -> Option<&Source> {
         self.list.iter().rev().find(|source| source.base <= place.start)
+    }
+
+    /// Where a place is for a person; the first file's beginning for a place in none.
+    pub fn position(&self, place: &Place) -> Position {
+        match self.of(place) {
+            Some(source) => Position::of(&source.name, &source.text, place.start - source.base),
+            None => Position { file: String::new(), line: 1, column: 1 },
+        }
     }
 
     /// Renders the problems in the order of their places, as a compiler would.
@@ -161,7 +191,17 @@ impl Sources {
             count => format!("{count} errors"),
         };
         let name = self.list.first().map_or("", |source| source.name.as_str());
+        let places = problems.iter().map(|problem| {
+            let position = self.position(problem.place.as_ref().unwrap_or(&(0..0)));
+            let message = match &problem.label {
+                Some(label) => format!("{}: {label}", problem.title),
+                None => problem.title.clone(),
+            };
+            let hint = problem.hints.first().cloned();
+            PlacedMessage { file: position.file, line: position.line, column: position.column, message, hint }
+        });
         Error::usage(format!("{what} `{name}` is not valid: {count}"))
+            .places(places.collect())
             .excerpt(self.render(problems, false), self.render(problems, true))
     }
 }

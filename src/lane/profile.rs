@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::file::check_version;
+use super::file::read_document;
 use super::normalise::{is_address, is_host_name};
-use super::problem::{Problem, Sources};
-use super::reader::{Spanned, read};
-use super::syntax::{self, Format};
+use super::problem::{Position, Problem, Sources};
+use super::reader::Spanned;
+use super::tree::Place;
 use crate::error::Result;
 
 /// The newest profile format that this version reads.
@@ -28,6 +28,19 @@ pub struct Profile {
     pub lanes: Vec<String>,
     pub components: BTreeMap<String, Component>,
     pub archived_helpers: BTreeMap<String, ArchivedHelper>,
+    /// What of the project's own flake belongs to the profile.
+    #[serde(default)]
+    pub nix: NixEntryPoints,
+}
+
+/// Outputs of the project's own flake that are supported, by their attribute paths (`packages.x86_64-linux.tool`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NixEntryPoints {
+    /// Have to evaluate.
+    pub evaluate: Vec<String>,
+    /// Have to evaluate and to build.
+    pub build: Vec<String>,
 }
 
 /// A part of the product. In a profile file, its name is its key.
@@ -58,6 +71,9 @@ pub struct ArchivedHelper {
     pub reason: String,
     /// The entry point that took its place.
     pub replaced_by: String,
+    /// A regular expression: what is shipped holds no text that it matches.
+    #[serde(default)]
+    pub pattern: Option<String>,
 }
 
 /// A configuration that is supported: its components, its entry points and the lanes that prove it.
@@ -77,9 +93,23 @@ pub struct ProfileDocument {
     /// Parts of the product by name.
     #[serde(default)]
     components: BTreeMap<Spanned<String>, Spanned<Component>>,
-    /// Ways in that are no longer supported, by path or command.
+    /// Ways in that are no longer supported, by path (`*` stands for any part of a name) or command.
     #[serde(default)]
     archived_helpers: BTreeMap<Spanned<String>, Spanned<ArchivedHelper>>,
+    /// Outputs of the project's own flake that are supported.
+    #[serde(default)]
+    nix: NixDocument,
+}
+
+/// Outputs of the project's own flake, by their attribute paths: `packages.x86_64-linux.tool`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "NixEntryPoints")]
+struct NixDocument {
+    /// Have to evaluate: `bootproof guard eval`.
+    evaluate: Vec<Spanned<String>>,
+    /// Have to evaluate and to build: `bootproof guard build`.
+    build: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -99,39 +129,69 @@ struct ProfileHeader {
 pub struct ProfileFile {
     pub profile: Profile,
     sources: Sources,
-    name: super::tree::Place,
+    name: Place,
     lanes: Vec<Spanned<String>>,
+    entry_points: Vec<Spanned<String>>,
+    components: BTreeMap<String, Place>,
+    evaluate: Vec<Spanned<String>>,
+    build: Vec<Spanned<String>>,
 }
 
 impl ProfileFile {
     /// # Errors
     /// Usage, with an excerpt for everything that is wrong.
     pub fn parse(file: &str, text: &str) -> Result<Self> {
-        let mut sources = Sources::default();
-        let base = sources.add(file, text);
-        let outcome = syntax::parse(text, Format::Toml, base).and_then(|tree| {
-            check_version(&tree, PROFILE_VERSION, "profile").map_err(|problem| vec![problem])?;
-            let mut reading = read::<ProfileDocument>(tree);
-            match reading.document {
-                Some(document) => {
-                    reading.problems.extend(check(&document));
-                    if reading.problems.is_empty() { Ok(document) } else { Err(reading.problems) }
-                }
-                None => Err(reading.problems),
-            }
-        });
-        let document = outcome.map_err(|problems| sources.error("profile", &problems))?;
+        let (document, sources) = read_document(file, text, "profile", PROFILE_VERSION, check)?;
         let header = document.profile;
+        let values = |list: &[Spanned<String>]| list.iter().map(|entry| entry.value.clone()).collect();
+        let components = document.components.keys().map(|name| (name.value.clone(), name.place.clone())).collect();
         let profile = Profile {
             version: PROFILE_VERSION,
             name: header.name.value.clone(),
             summary: header.summary.value,
-            entry_points: header.entry_points.iter().map(|entry| entry.value.clone()).collect(),
-            lanes: header.lanes.iter().map(|lane| lane.value.clone()).collect(),
+            entry_points: values(&header.entry_points),
+            lanes: values(&header.lanes),
             components: plain(document.components),
             archived_helpers: plain(document.archived_helpers),
+            nix: NixEntryPoints { evaluate: values(&document.nix.evaluate), build: values(&document.nix.build) },
         };
-        Ok(Self { profile, sources, name: header.name.place, lanes: header.lanes.value })
+        Ok(Self {
+            profile,
+            sources,
+            name: header.name.place,
+            lanes: header.lanes.value,
+            entry_points: header.entry_points.value,
+            components,
+            evaluate: document.nix.evaluate,
+            build: document.nix.build,
+        })
+    }
+
+    /// Where a part of the file was written.
+    pub fn position(&self, place: &Place) -> Position {
+        self.sources.position(place)
+    }
+
+    /// Commands by which users get to it, with their places.
+    pub fn entry_points(&self) -> &[Spanned<String>] {
+        &self.entry_points
+    }
+
+    /// Outputs of the flake that have to evaluate, with their places: those that have to build are among them.
+    pub fn evaluated(&self) -> impl Iterator<Item = &Spanned<String>> {
+        let built: Vec<&str> = self.build.iter().map(|attribute| attribute.as_str()).collect();
+        let only_evaluated = self.evaluate.iter().filter(move |attribute| !built.contains(&attribute.as_str()));
+        only_evaluated.chain(&self.build)
+    }
+
+    /// Outputs of the flake that have to build, with their places.
+    pub fn built(&self) -> &[Spanned<String>] {
+        &self.build
+    }
+
+    /// Where a component is named; the profile's own name for one that is not there.
+    pub fn component_place(&self, name: &str) -> &Place {
+        self.components.get(name).unwrap_or(&self.name)
     }
 
     /// The folder's name and the files beside it have to be what the profile says.
@@ -251,8 +311,48 @@ fn check(document: &ProfileDocument) -> Vec<Problem> {
                     .nearest(&helper.replaced_by, entry_points.iter().copied()),
             );
         }
+        if let Some(Err(error)) = helper.pattern.as_deref().map(regex::Regex::new) {
+            let told = error.to_string();
+            let last = told.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            problems
+                .push(Problem::new("this pattern is not a regular expression").at(helper.place.clone()).label(last));
+        }
+    }
+    for attribute in document.nix.evaluate.iter().chain(&document.nix.build) {
+        if !is_attribute_path(attribute) {
+            problems.push(
+                Problem::new(format!("`{}` is not an attribute path", attribute.value))
+                    .at(attribute.place.clone())
+                    .hint("write it as below `.#`: `packages.x86_64-linux.tool`"),
+            );
+        }
     }
     problems
+}
+
+/// Names with points between them, as Nix reads them after `.#`; a name may stand in double quotes.
+fn is_attribute_path(text: &str) -> bool {
+    let mut rest = text;
+    loop {
+        let after = match rest.strip_prefix('"') {
+            Some(quoted) => match quoted.split_once('"') {
+                Some((name, after)) if !name.is_empty() && !name.contains(['\\', '$']) => after,
+                _ => return false,
+            },
+            None => {
+                let plain = |character: char| character.is_ascii_alphanumeric() || "_'-".contains(character);
+                let end = rest.find(|character| !plain(character)).unwrap_or(rest.len());
+                if end == 0 || rest.starts_with(|first: char| !first.is_ascii_alphabetic() && first != '_') {
+                    return false;
+                }
+                &rest[end..]
+            }
+        };
+        match after.strip_prefix('.') {
+            Some(next) => rest = next,
+            None => return after.is_empty(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -288,6 +388,24 @@ replaced_by = "make one"
         assert!(file.profile.components["store"].required);
         assert_eq!(file.profile.archived_helpers["scripts/one.sh"].replaced_by, "make one");
         file.check_folder("one", &["first"]).unwrap();
+    }
+
+    #[test]
+    fn attribute_paths_are_told_from_other_texts() {
+        for good in ["tool", "packages.x86_64-linux.tool", "nixosConfigurations.\"node.example\".config", "_a.b'"] {
+            assert!(is_attribute_path(good), "{good}");
+        }
+        for bad in ["", ".", "a.", ".a", "a b", ".#a", "a..b", "\"a", "a\"b\"", "1a", "a;b", "\"${x}\""] {
+            assert!(!is_attribute_path(bad), "{bad}");
+        }
+        let file = |attributes: &str| format!("{GOOD}\n[nix]\n{attributes}\n");
+        let read = ProfileFile::parse("p", &file("evaluate = [\"a\", \"b\"]\nbuild = [\"b\"]")).unwrap();
+        let evaluated: Vec<&str> = read.evaluated().map(|attribute| attribute.as_str()).collect();
+        assert_eq!((evaluated, read.built().len()), (vec!["a", "b"], 1));
+        assert_eq!(read.position(&read.built()[0].place).line, 18);
+        assert!(errors(&file("build = [\".#b\"]")).contains("is not an attribute path"));
+        let pattern = GOOD.replace("reason =", "pattern = \"(\"\nreason =");
+        assert!(errors(&pattern).contains("not a regular expression"), "{}", errors(&pattern));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `nix`: a flake output or a store path, which holds a disk image, or a kernel with its initrd.
 
+pub(crate) mod command;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
