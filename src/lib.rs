@@ -13,6 +13,8 @@ pub mod cli;
 #[cfg(feature = "host")]
 pub mod console;
 #[cfg(feature = "host")]
+pub mod deployer;
+#[cfg(feature = "host")]
 pub mod error;
 #[cfg(feature = "host")]
 pub mod event;

@@ -15,6 +15,7 @@ pub mod sums;
 mod tree;
 pub mod verify;
 
+pub(crate) use atomic::sync_directory;
 pub use atomic::{write_atomic, write_json_atomic};
 pub use environment::Environment;
 pub use reports::{Difference, Replay, replay, write_reports};

@@ -19,6 +19,7 @@ pub const DESIRED_SYSTEM: &str = "/api/v1/node/desired-system";
 pub const BUNDLES: &str = "/api/v1/bundles";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct PhoneHome {
     pub version: u32,
     pub identity: Identity,
@@ -37,6 +38,7 @@ pub struct PhoneHome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct PhoneHomeAnswer {
     pub version: u32,
     /// The node's name with the deployer.
@@ -50,6 +52,7 @@ pub struct PhoneHomeAnswer {
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct Assignment {
     /// A secret of this node; what was given out before is dead.
     pub credential: String,
@@ -64,6 +67,7 @@ impl std::fmt::Debug for Assignment {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct NodeEventReport {
     pub version: u32,
     /// Unique among the node's reports: one that was sent twice counts once.
@@ -72,6 +76,7 @@ pub struct NodeEventReport {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct DesiredSystemAnswer {
     pub version: u32,
     /// Grows with every change of this node's desired system.
@@ -82,6 +87,7 @@ pub struct DesiredSystemAnswer {
 
 /// The body of every answer that is not a success (`application/problem+json`, RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct Problem {
     pub title: String,
     pub status: u16,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// By what a machine is recognised. `node_id` overrides the serial number, and that the MAC addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct Identity {
     /// From the kernel parameter `bootproof.node_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,6 +22,7 @@ pub struct Identity {
 
 /// What runs on the machine when it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// The live installer.
@@ -30,6 +32,7 @@ pub enum Stage {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Firmware {
     Bios,
@@ -38,6 +41,7 @@ pub enum Firmware {
 
 /// A disk that the installer sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct Disk {
     /// Names below `/dev/disk/by-id`, sorted.
     pub by_id: Vec<String>,
@@ -58,6 +62,7 @@ pub struct Disk {
 
 /// Where a machine is on its way. It is set by the deployer alone, from the events that led there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
     /// It has phoned home, and nothing says what to do with it.
@@ -77,6 +82,7 @@ pub enum NodeState {
 
 /// What a machine reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum NodeEvent {
     /// The bundle is there, whole and right. From here on the disk is written.

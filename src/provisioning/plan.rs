@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes that the deployer serves, named by what they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct Bundle {
     /// `sha256:` and 64 hexadecimal digits. The bytes are at `BUNDLES/<digest>`, with ranges.
     pub digest: String,
@@ -15,6 +16,7 @@ pub struct Bundle {
 
 /// Everything that an installation needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct InstallPlan {
     /// The node class that it comes from.
     pub class: String,
@@ -38,6 +40,7 @@ pub struct InstallPlan {
 
 /// Which disk to install on. All that is given must hold, of exactly one disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DiskSelector {
     /// The name below `/dev/disk/by-id`.
@@ -60,6 +63,7 @@ pub struct DiskSelector {
 /// A GPT that BIOS and UEFI both boot: a BIOS boot partition, an EFI system partition, further partitions, the root file
 /// system in what is left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DiskLayout {
     /// Bytes of the EFI system partition.
@@ -76,6 +80,7 @@ impl Default for DiskLayout {
 
 /// A partition beside those that every system has: ext4, labelled with its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Partition {
     /// At most 16 characters.
@@ -87,8 +92,11 @@ pub struct Partition {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(tag = "method", rename_all = "kebab-case")]
 pub enum InstallMethod {
+    /// Nothing is installed: the machine has its system already, and only wants to be told what to run.
+    Existing {},
     /// The bundle is a root file system: `tar`, compressed with zstd.
     Tree { system: Bundle },
     /// The bundle is a flake: `tar`, compressed with zstd. disko lays out the disk, `nixos-install` fills it.
@@ -101,6 +109,7 @@ pub enum InstallMethod {
 
 /// What an installed machine shall run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct DesiredSystem {
     pub name: String,
     pub target: DesiredTarget,
@@ -109,6 +118,7 @@ pub struct DesiredSystem {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum DesiredTarget {
     /// A folder, as `tar` compressed with zstd.
@@ -119,6 +129,7 @@ pub enum DesiredTarget {
 
 /// What tells a good system from a bad one, after it was activated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
     /// A program and its arguments. Empty: the activation itself decides.

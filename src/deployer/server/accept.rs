@@ -1,0 +1,157 @@
+//! Taking connections and answering what they ask.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use super::idle::Idle;
+use crate::deployer::api::Stopping;
+use crate::network::{HostListener, HostStream};
+
+/// So many at once; who comes then waits for one to end. Each ends by itself when nothing moves.
+const MOST_CONNECTIONS: usize = 4096;
+/// For a request's headers, and between requests.
+const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
+/// A connection on which nothing can be sent for so long is given up; a download is taken up again by its range.
+const STALLED_AFTER: Duration = Duration::from_secs(120);
+/// For answers that are being sent when the deployer is told to end. Whoever waits for a change is told that there is none.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Where connections come from.
+pub trait Listener: Send {
+    type Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next. An error ends the server, so that one of a single connection is not to be given.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Connection>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Connection = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        loop {
+            match TcpListener::accept(self).await {
+                Ok((stream, _)) => {
+                    // Answers are small and written whole.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// One that was gone before it was taken.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted | Kind::ConnectionRefused | Kind::ConnectionReset | Kind::Interrupted
+    )
+}
+
+impl Listener for HostListener {
+    type Connection = HostStream;
+
+    async fn accept(&mut self) -> io::Result<HostStream> {
+        HostListener::accept(self).await
+    }
+}
+
+pub async fn serve(listener: impl Listener, router: Router, stop: impl Future<Output = ()> + Send) -> io::Result<()> {
+    run(listener, None, router, stop).await
+}
+
+pub async fn serve_tls(
+    listener: impl Listener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    stop: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    run(listener, Some(TlsAcceptor::from(tls)), router, stop).await
+}
+
+async fn run(
+    mut listener: impl Listener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stop: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let (stopping, stopped) = watch::channel(());
+    // Whoever waits for a change is told that the server ends.
+    let router = router.layer(axum::Extension(Stopping(stopped.clone())));
+    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut tasks = JoinSet::new();
+    let mut stop = pin!(stop);
+    let ended = loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>((permit, listener.accept().await?))
+        };
+        tokio::select! {
+            () = &mut stop => break Ok(()),
+            accepted = accepted => match accepted {
+                Ok((permit, connection)) => {
+                    let (tls, router, stopped) = (tls.clone(), router.clone(), stopped.clone());
+                    tasks.spawn(async move {
+                        let connection = Idle::new(connection, STALLED_AFTER);
+                        match tls {
+                            None => answer(connection, router, stopped).await,
+                            Some(tls) => match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(connection)).await {
+                                Ok(Ok(connection)) => answer(connection, router, stopped).await,
+                                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                                Err(_) => tracing::debug!("a TLS handshake took too long"),
+                            },
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => break Err(error),
+            },
+            // Tasks that ended are not kept.
+            Some(_) = tasks.join_next() => {}
+        }
+    };
+    drop(listener);
+    drop(stopping);
+    let _ = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    ended
+}
+
+async fn answer(
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    mut stopped: watch::Receiver<()>,
+) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(64 << 10);
+    let connection = server.serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        // The sender sends nothing: it goes.
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection ended before its time");
+    }
+}

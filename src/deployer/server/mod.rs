@@ -1,0 +1,9 @@
+//! Connections: from any listener, with or without TLS, each on its own task, each within bounds of time.
+
+mod accept;
+mod idle;
+mod tls;
+
+pub use accept::Listener;
+pub(super) use accept::{serve, serve_tls};
+pub use tls::{TlsFiles, make_ca, tls_configuration};
