@@ -213,6 +213,11 @@ fn a_real_client_copies_closures_and_verifies_them() {
         for field in ["path", "narHash", "narSize", "references", "deriver"] {
             assert_eq!(there[0][field], here[0][field], "{field}");
         }
+        // A derivation is a path like others.
+        let deriver = here[0]["deriver"].as_str().unwrap();
+        assert_eq!(server.narinfo(deriver)[0].1, deriver);
+        let arguments = ["copy", "--from", &server.address, "--to", &store, "--derivation", deriver];
+        succeeded(&nix.command(&arguments).args(["--option", "trusted-public-keys", &public]).output().unwrap());
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use super::SecretKey;
 use super::catalog::{Catalog, hash_part, nar_hash_text};
 use super::nar_body::{Compression, nar_body};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::nix_store::PathInfo;
 
 /// NARs on their way at once. Each takes a few megabytes while it is compressed; Nix tries again when told to.
@@ -129,10 +129,7 @@ async fn narinfo(State(cache): State<Arc<BinaryCache>>, Path(name): Path<String>
     };
     match answer {
         Ok(text) => ([(header::CONTENT_TYPE, "text/x-nix-narinfo")], text).into_response(),
-        Err(error) => {
-            (cache.complain)(&format!("{name}: {}", error.chain()));
-            (StatusCode::INTERNAL_SERVER_ERROR, "the Nix store cannot be asked\n").into_response()
-        }
+        Err(error) => cannot_ask(&cache, wanted, &error),
     }
 }
 
@@ -146,10 +143,7 @@ async fn nar(State(cache): State<Arc<BinaryCache>>, Path(name): Path<String>, Ra
     let found = match by_name {
         Some(hash) => match cache.catalog.find(hash).await {
             Ok(found) => found.filter(|info| nar_hash_text(info) == wanted),
-            Err(error) => {
-                (cache.complain)(&format!("{name}: {}", error.chain()));
-                return (StatusCode::INTERNAL_SERVER_ERROR, "the Nix store cannot be asked\n").into_response();
-            }
+            Err(error) => return cannot_ask(&cache, hash, &error),
         },
         None => cache.catalog.find_nar(wanted),
     };
@@ -170,6 +164,12 @@ async fn nar(State(cache): State<Arc<BinaryCache>>, Path(name): Path<String>, Ra
         Compression::None => ([kind, (header::CONTENT_LENGTH, size.to_string())], body).into_response(),
         Compression::Zstd => ([kind], body).into_response(),
     }
+}
+
+/// `hash` was looked up, so it is a hash and nothing that would act on a terminal.
+fn cannot_ask(cache: &BinaryCache, hash: &str, error: &Error) -> Response {
+    (cache.complain)(&format!("{hash}: {}", error.chain()));
+    (StatusCode::INTERNAL_SERVER_ERROR, "the Nix store cannot be asked\n").into_response()
 }
 
 fn not_found() -> Response {

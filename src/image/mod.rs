@@ -28,6 +28,7 @@ mod nix;
 mod overlay;
 mod packages;
 mod planned;
+mod provenance;
 mod recipe;
 mod request;
 mod root_filesystem;

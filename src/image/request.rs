@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PackageVersion;
 use crate::lane::model::Image;
+use crate::nix_store::Provenance;
 use crate::plan::model::{ImageSource, LockState};
 
 /// One image that a lane wants.
@@ -49,6 +50,8 @@ pub struct BuiltImage {
     pub disk: Option<BaseDisk>,
     /// Resolved versions, sorted by name; empty where no packages are involved.
     pub packages: Vec<PackageVersion>,
+    /// For an image in the Nix store, what the store says of it.
+    pub provenance: Option<Provenance>,
 }
 
 /// How a machine gets from power-on into the image.

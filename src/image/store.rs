@@ -21,7 +21,7 @@ use super::index::{self, ImageRecord};
 use super::lock::{Asked, ImageLock};
 use super::recipe::Resolved;
 use super::request::{BuiltImage, ImageProgress, ImageRequest};
-use super::{PackageVersion, debian, disk, nix, tiny};
+use super::{PackageVersion, debian, disk, nix, provenance, tiny};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::model::{ImageSource, LockState};
 
@@ -85,11 +85,22 @@ impl ImageStore {
         Ok(Some((asked, packages)))
     }
 
-    /// Gives the image, building it first where it is not there yet.
+    /// Gives the image, building it first where it is not there yet. What lies in the Nix store is checked against it.
     ///
     /// Errors: `usage` for a recipe that cannot work, `blocked` for missing tools or an archive that cannot be reached,
-    /// `budget` for a full disk, `interrupted` when cancelled.
+    /// `budget` for a full disk, `infrastructure` for a damaged store path, `interrupted` when cancelled.
     pub async fn ensure(
+        &self,
+        request: &ImageRequest,
+        progress: &dyn ImageProgress,
+        cancel: CancellationToken,
+    ) -> Result<BuiltImage> {
+        let mut image = self.find_or_build(request, progress, cancel.clone()).await?;
+        image.provenance = provenance::of_image(self, &image, request, progress, &cancel).await?;
+        Ok(image)
+    }
+
+    async fn find_or_build(
         &self,
         request: &ImageRequest,
         progress: &dyn ImageProgress,
@@ -178,6 +189,7 @@ impl ImageStore {
             boot: record.boot,
             disk: record.disk,
             packages: record.packages,
+            provenance: None,
         })
     }
 

@@ -85,7 +85,9 @@ impl NixStore {
     /// # Errors
     /// Blocked without the `nix` command, infrastructure where it fails or is not understood.
     pub async fn closure_of(&self, path: &StorePath) -> Result<Option<Vec<PathInfo>>> {
-        match self.ask(&[self.name(path)]).await? {
+        // Old versions of Nix take a derivation's name for its outputs.
+        let options: &[&str] = if path.is_derivation() { &["--derivation"] } else { &[] };
+        match self.ask(options, &[self.name(path)]).await? {
             Answer::Known(paths) => Ok(Some(paths)),
             Answer::NotValid(_) => Ok(None),
         }
@@ -97,7 +99,7 @@ impl NixStore {
     /// Blocked without the `nix` command; usage for what is not there or not built; infrastructure for an answer that is
     /// not understood.
     pub async fn closure_of_installables(&self, installables: &[String]) -> Result<Vec<PathInfo>> {
-        match self.ask(installables).await? {
+        match self.ask(&[], installables).await? {
             Answer::Known(paths) => Ok(paths),
             Answer::NotValid(said) => Err(Error::usage("a path whose closure was asked for is not in the Nix store")
                 .with_source(said)
@@ -105,13 +107,13 @@ impl NixStore {
         }
     }
 
-    async fn ask(&self, installables: &[String]) -> Result<Answer> {
+    async fn ask(&self, options: &[&str], installables: &[String]) -> Result<Answer> {
         let mut command = Command::new("nix");
         command.args(["--extra-experimental-features", "nix-command flakes", "--option", "substitute", "false"]);
         if let Some(url) = &self.url {
             command.args(["--store", url]);
         }
-        command.args(["path-info", "--json", "--recursive", "--"]).args(installables);
+        command.args(["path-info", "--json", "--recursive"]).args(options).arg("--").args(installables);
         command.stdin(Stdio::null()).kill_on_drop(true);
         let output = match command.output().await {
             Ok(output) => output,

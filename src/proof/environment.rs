@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::nix_store::Provenance;
+
 pub const ENVIRONMENT_VERSION: u32 = 1;
 
 /// The surroundings of a run. What could not be found out is `None`, never guessed.
@@ -61,6 +63,9 @@ pub struct EnvironmentImage {
     pub digest: String,
     /// Nix store path, for images that have one.
     pub store_path: Option<String>,
+    /// What the Nix store says of it, after its content was checked: for images that lie there.
+    #[serde(default)]
+    pub provenance: Option<Provenance>,
     /// Resolved versions by package.
     pub packages: BTreeMap<String, String>,
 }

@@ -54,7 +54,8 @@ fn describe(image: &BuiltImage) -> EnvironmentImage {
     EnvironmentImage {
         source: image.source.to_string(),
         digest: image.digest.clone(),
-        store_path: None,
+        store_path: image.provenance.as_ref().map(|provenance| provenance.store_path.clone()),
+        provenance: image.provenance.clone(),
         packages: image.packages.iter().map(|package| (package.name.clone(), package.version.clone())).collect(),
     }
 }
