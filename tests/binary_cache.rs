@@ -7,7 +7,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 
+use bootproof::binary_cache::{self, BinaryCache, Catalog, Compression, SecretKey};
+use bootproof::nix_store::NixStore;
 use rustix::process::Signal;
 use support::nix::{Nix, derivation, hash_part, succeeded};
 use support::process::{END, Process};
@@ -439,6 +442,39 @@ fn a_store_below_another_root_is_served_under_its_own_names() {
 }
 
 #[test]
+fn the_router_serves_below_a_path_of_another_one_and_what_comes_later() {
+    let Some(nix) = Nix::new() else { return };
+    let first = nix.build(&derivation("first", "echo x > $out"));
+    let url = nix.store_by_url();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = NixStore::open(Some(&url)).unwrap();
+    let cache = BinaryCache::new(
+        Catalog::of_store(store),
+        SecretKey::generate("nested").unwrap(),
+        Compression::Zstd,
+        30,
+        |_| {},
+    );
+    let router = axum::Router::new().nest("/deep/cache", binary_cache::router(Arc::new(cache)));
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = format!("http://{}/deep/cache", listener.local_addr().unwrap());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = runtime.spawn(binary_cache::serve(listener, router, async { drop(stopped.await) }));
+    let to = nix.other_store("to");
+    let copy = |path: &str| {
+        succeeded(&nix.command(&["copy", "--no-check-sigs", "--from", &address, "--to", &to, path]).output().unwrap());
+    };
+    copy(&first);
+    for number in 0..3 {
+        let later = nix.build(&derivation(&format!("later-{number}"), "echo x > $out"));
+        nix.ask(&["path-info", "--store", &address, &later]);
+        copy(&later);
+    }
+    stop.send(()).unwrap();
+    runtime.block_on(serving).unwrap().unwrap();
+}
+
+#[test]
 fn what_cannot_be_served_is_told_at_once() {
     let refused = |arguments: &[&str], status: i32, part: &str| {
         let output = bootproof().args(["cache", "serve", "--port", "0"]).args(arguments).output().unwrap();
@@ -450,6 +486,13 @@ fn what_cannot_be_served_is_told_at_once() {
     refused(&["--store", "/nowhere"], 3, "there is no Nix store at `/nowhere/nix/store`");
     refused(&["--key", "Cargo.toml"], 2, "holds no secret key of Nix");
     refused(&["--key", "/nowhere"], 2, "failed to read the key");
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("nix/store")).unwrap();
+    let mut command = bootproof();
+    command.args(["cache", "serve", "--port", "0", "--store"]).arg(folder.path()).env("PATH", "/nowhere");
+    let output = command.output().unwrap();
+    expect_status(&output, 3);
+    assert!(stderr_of(&output).contains("`nix` is not installed"), "{}", stderr_of(&output));
     let Some(nix) = Nix::new() else { return };
     let missing = nix.path("store/00000000000000000000000000000000-missing");
     let mut command = bootproof();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix_derivation::{StorePath, nixbase32};
 
@@ -12,6 +12,10 @@ use crate::nix_store::{NixStore, PathInfo};
 
 /// What a path's name begins with: 32 characters of Nix's base 32.
 pub(super) const HASH_PART: usize = 32;
+
+/// A folder's time of change is no finer than a tick of the kernel's clock: a listing of a folder that has just changed may
+/// lack what comes next, with the same time.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// The paths of a store that are given out. What was asked once is remembered.
 pub struct Catalog {
@@ -110,6 +114,7 @@ impl Catalog {
     async fn listed(&self, hash_part: &str) -> Result<Option<StorePath>> {
         let folder = self.store.real_directory();
         let context = || format!("failed to read the Nix store `{}`", folder.display());
+        let began = SystemTime::now();
         let modified = fs::metadata(folder).and_then(|metadata| metadata.modified()).infrastructure(context)?;
         let kept = self.known().listing.clone().filter(|(then, _)| *then == modified);
         let names = match kept {
@@ -118,7 +123,8 @@ impl Catalog {
                 let read = folder.to_owned();
                 let names = tokio::task::spawn_blocking(move || list(&read)).await.infrastructure(context)?;
                 let names = Arc::new(names.infrastructure(context)?);
-                self.known().listing = Some((modified, names.clone()));
+                let settled = began.duration_since(modified).is_ok_and(|age| age > SETTLED);
+                self.known().listing = settled.then(|| (modified, names.clone()));
                 names
             }
         };

@@ -24,6 +24,9 @@ use crate::nix_store::PathInfo;
 /// NARs on their way at once. Each takes a few megabytes while it is compressed; Nix tries again when told to.
 const STREAMS: usize = 256;
 
+/// Milliseconds for which a client's machine may leave what was sent unacknowledged.
+const GONE_AFTER_MS: u32 = 60_000;
+
 /// A binary cache: what it serves, and how.
 pub struct BinaryCache {
     catalog: Catalog,
@@ -105,8 +108,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     // Answers are short and clients wait for each: no packet is held back for a fuller one.
+    // Installers are powered off in the midst of things: who does not answer any more gives its place back.
     let listener = listener.tap_io(|connection| {
         let _ = connection.set_nodelay(true);
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&*connection, GONE_AFTER_MS);
+        let _ = rustix::net::sockopt::set_socket_keepalive(&*connection, true);
     });
     axum::serve(listener, router)
         .with_graceful_shutdown(shutdown)

@@ -105,6 +105,7 @@ async fn serve(context: &Context, arguments: ServeArguments) -> Result<()> {
         return Err(Error::blocked(format!("there is no Nix store at `{}`", store.real_directory().display()))
             .hint("`--store` names another one; Nix makes its own with the first thing that it builds"));
     }
+    store.require_nix().await?;
     let catalog = if arguments.closure.is_empty() {
         Catalog::of_store(store)
     } else {

@@ -107,6 +107,16 @@ impl NixStore {
         }
     }
 
+    /// Whether there is a `nix` to ask, for whoever wants to know before the first question.
+    ///
+    /// # Errors
+    /// Blocked: there is none.
+    pub async fn require_nix(&self) -> Result<()> {
+        let mut command = Command::new("nix");
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().await.map(drop).map_err(cannot_start)
+    }
+
     async fn ask(&self, options: &[&str], installables: &[String]) -> Result<Answer> {
         let mut command = Command::new("nix");
         command.args(["--extra-experimental-features", "nix-command flakes", "--option", "substitute", "false"]);
@@ -115,13 +125,7 @@ impl NixStore {
         }
         command.args(["path-info", "--json", "--recursive"]).args(options).arg("--").args(installables);
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = match command.output().await {
-            Ok(output) => output,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::blocked("`nix` is not installed").hint(INSTALL_NIX));
-            }
-            Err(error) => return Err(Error::infrastructure("failed to start `nix`").with_source(error)),
-        };
+        let output = command.output().await.map_err(cannot_start)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing").to_owned();
@@ -134,6 +138,13 @@ impl NixStore {
                 .hint(format!("`nix path-info --json {}` shows it in full", installables.join(" "))));
         }
         path_info::parse(&output.stdout, &self.directory).map(Answer::Known)
+    }
+}
+
+fn cannot_start(error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::blocked("`nix` is not installed").hint(INSTALL_NIX),
+        _ => Error::infrastructure("failed to start `nix`").with_source(error),
     }
 }
 

@@ -68,6 +68,12 @@ impl Nix {
         built[0]["outputs"]["out"].as_str().unwrap().to_owned()
     }
 
+    /// This store, for whoever does not have its surroundings.
+    pub fn store_by_url(&self) -> String {
+        let at = |part: &str| self.path(part).display().to_string();
+        format!("local?store={0}&real={0}&state={1}&log={2}", at("store"), at("state"), at("log"))
+    }
+
     /// A store beside this one: the same names of paths, other files and another database.
     pub fn other_store(&self, name: &str) -> String {
         let at = |part: &str| self.path(name).join(part).display().to_string();
