@@ -157,6 +157,11 @@ impl ImageProgress for BuildProgress {
         progress.tick(Tick::Work { name: image, done: 0, total: None });
     }
 
+    fn advance(&self, image: &str, done: u64, total: u64, last: &str) {
+        let tick = Tick::Parts { name: image, done, total, last };
+        self.progress.lock().expect("rendering does not panic").tick(tick);
+    }
+
     fn warning(&self, image: &str, text: &str) {
         self.progress.lock().expect("rendering does not panic").warn(&format!("image {image}: {text}"));
     }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::PackageVersion;
-use super::request::{BaseDisk, Boot};
+use super::request::{BaseDisk, Boot, HostShare};
 use crate::error::{Context, Result};
 use crate::plan::model::{ImageSource, LockState};
 
@@ -33,6 +33,8 @@ pub struct ImageRecord {
     pub lock: LockState,
     pub boot: Boot,
     pub disk: Option<BaseDisk>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<HostShare>,
     pub packages: Vec<PackageVersion>,
     /// RFC 3339.
     pub built_at: String,

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix_derivation::NixHash;
 use serde::{Deserialize, Serialize};
@@ -51,11 +51,12 @@ pub(super) async fn of_image(
     if image.source != ImageSource::Nix {
         return Ok(None);
     }
-    let file = match (&image.disk, &image.boot) {
-        (Some(disk), _) => &disk.path,
-        (None, Boot::Kernel { kernel, .. }) => kernel,
-        (None, Boot::Firmware) => return Ok(None),
+    // The root disk of a NixOS VM is made here: its kernel tells then where the image comes from.
+    let kernel = match &image.boot {
+        Boot::Kernel { kernel, .. } => Some(kernel),
+        Boot::Firmware => None,
     };
+    let files: Vec<&PathBuf> = image.disk.as_ref().map(|disk| &disk.path).into_iter().chain(kernel).collect();
     let untold = |error: Error| {
         progress.warning(&request.name, &format!("its origin in the Nix store is not recorded: {}", error.chain()));
         Ok(None)
@@ -64,8 +65,11 @@ pub(super) async fn of_image(
         Ok(store) => store,
         Err(error) => return untold(error),
     };
-    let resolved = || fs::canonicalize(file).ok().and_then(|file| store.store_path_of(&file));
-    let Some(path) = store.store_path_of(file).or_else(resolved) else { return Ok(None) };
+    let in_store = |file: &&PathBuf| {
+        let resolved = || fs::canonicalize(file).ok().and_then(|file| store.store_path_of(&file));
+        store.store_path_of(file).or_else(resolved)
+    };
+    let Some(path) = files.iter().find_map(in_store) else { return Ok(None) };
     let real = store.real_path(&path);
     let context = || format!("failed to read the store path `{}`", real.display());
     let fingerprint = fingerprint(&real).infrastructure(context)?;

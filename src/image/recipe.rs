@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::lock::{Asked, ImageLock};
+use super::nix::NixSource;
 use super::request::ImageRequest;
 use super::store::ImageStore;
 use super::{PackageVersion, agent_binary, digest, disk, packages, sources};
 use crate::error::{Error, Result};
+use crate::lane::model::NixImage;
 use crate::plan::model::{ImageSource, LockState};
 
 /// Version of the way images are made: a change of it makes every image anew.
@@ -35,10 +37,19 @@ pub(super) enum Recipe {
     Tiny { kernel: Option<GivenKernel> },
     Debian { files: Option<PathBuf>, commands: Vec<String>, size: u64 },
     Disk { path: PathBuf, digest: String },
-    Nix { reference: String },
+    Nix { source: NixSource, output: Option<String>, jobs: Option<u32>, cores: Option<u32> },
 }
 
 impl Recipe {
+    /// Whether the same recipe can make another image tomorrow without anybody's having changed it here: only building
+    /// tells then. What Nix has built it finds again by itself.
+    pub fn is_found_by_building(&self) -> bool {
+        match self {
+            Recipe::Nix { source, .. } => source.may_change(),
+            Recipe::Tiny { .. } | Recipe::Debian { .. } | Recipe::Disk { .. } => false,
+        }
+    }
+
     /// Images that bring their own agent, or none, are not made of ours.
     pub fn needs_agent(&self) -> bool {
         match self {
@@ -145,9 +156,11 @@ impl Resolved {
                 (Recipe::Disk { path, digest: record.sha256 }, None)
             }
             ImageSource::Nix => {
-                let reference = request.image.nix.clone().ok_or_else(|| no_such_recipe(request, "nix"))?;
-                settings.push(reference.clone());
-                (Recipe::Nix { reference }, None)
+                let image = request.image.nix.as_ref().ok_or_else(|| no_such_recipe(request, "nix"))?;
+                let source = nix_source(image, store, &find)?;
+                settings.push(source.shown());
+                settings.extend(image.output.iter().map(|output| format!("output {output}")));
+                (Recipe::Nix { source, output: image.output.clone(), jobs: image.jobs, cores: image.cores }, None)
             }
         };
         let wanted = asked.as_ref().and_then(|asked| lock.find(asked).cloned());
@@ -210,6 +223,23 @@ impl Resolved {
             (Some(_), Some(_)) => LockState::Drifted,
         }
     }
+}
+
+/// What stands behind a reference: a path that is there, else a flake's output. A link is followed now, so that the
+/// image is named by what it leads to.
+fn nix_source(image: &NixImage, store: &ImageStore, find: &dyn Fn(&Path) -> Result<PathBuf>) -> Result<NixSource> {
+    if let Some(file) = &image.file {
+        let attribute = image.attribute.clone().unwrap_or_default();
+        return Ok(NixSource::File { file: find(file)?, attribute });
+    }
+    let reference = image.reference.clone().unwrap_or_default();
+    if !reference.contains('#') && !reference.contains(':') && reference != "." {
+        let path = store.project_root().join(&reference);
+        if let Ok(path) = std::fs::canonicalize(&path) {
+            return Ok(NixSource::Path(path));
+        }
+    }
+    Ok(NixSource::Flake(reference))
 }
 
 fn no_such_recipe(request: &ImageRequest, source: &str) -> Error {

@@ -48,6 +48,8 @@ pub struct BuiltImage {
     pub boot: Boot,
     /// The disk to lay an overlay on; `tiny` has none.
     pub disk: Option<BaseDisk>,
+    /// Folders of the host that the guest reads.
+    pub shares: Vec<HostShare>,
     /// Resolved versions, sorted by name; empty where no packages are involved.
     pub packages: Vec<PackageVersion>,
     /// For an image in the Nix store, what the store says of it.
@@ -71,6 +73,16 @@ pub enum Boot {
     },
     /// The firmware finds a boot loader on the disk.
     Firmware,
+}
+
+/// A folder that the guest reads through 9p, and never writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostShare {
+    /// What the guest mounts it by.
+    pub tag: String,
+    /// `None`: an empty folder of the machine's own.
+    pub path: Option<PathBuf>,
 }
 
 /// The disk that machines of this image lay their overlay on.
@@ -104,6 +116,8 @@ impl DiskFormat {
 pub trait ImageProgress: Send + Sync {
     /// A stage of work began (`fetching linux-image-6.1.0-56-cloud-amd64`).
     fn stage(&self, image: &str, what: &str);
+    /// A stage has got so far: `done` of `total` parts, and what was said last. Comes often.
+    fn advance(&self, _image: &str, _done: u64, _total: u64, _last: &str) {}
     /// Something that the user has to know although the work goes on.
     fn warning(&self, image: &str, text: &str);
 }

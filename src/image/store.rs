@@ -7,6 +7,8 @@
 //!       index/<key>.json      request -> the newest image made of it
 //!       files/<key>.json      digests of files that exist elsewhere
 //!       archive/              apt's own state, where the host's does not do
+//!       logs/<key>.log        what Nix said when it last built the request
+//!       links/<key>           to what Nix has built, so that it stays in Nix's store
 //!       locks/                one lock per thing that can be made
 //!       temporary/            what is being made
 
@@ -153,6 +155,9 @@ impl ImageStore {
     }
 
     pub(super) fn find(&self, resolved: &Resolved) -> Option<ImageRecord> {
+        if resolved.recipe.is_found_by_building() {
+            return None;
+        }
         index::read::<ImageRecord>(&self.index_file(&resolved.key)).filter(ImageRecord::is_whole)
     }
 
@@ -188,6 +193,7 @@ impl ImageStore {
             built,
             boot: record.boot,
             disk: record.disk,
+            shares: record.shares,
             packages: record.packages,
             provenance: None,
         })
@@ -388,6 +394,7 @@ impl Work<'_> {
             lock,
             boot,
             disk,
+            shares: Vec::new(),
             packages,
             built_at: jiff::Timestamp::now().to_string(),
         }

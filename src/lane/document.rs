@@ -139,11 +139,39 @@ pub struct ImageDocument {
     pub tiny: Option<TinyDocument>,
     #[serde(default)]
     pub debian: Option<DebianDocument>,
-    /// A flake output (`.#nixosConfigurations.node`, from the project's root) or a store path.
+    /// What Nix builds, or has built. A string is a flake output (`.#nixosConfigurations.node`, from the project's root) or
+    /// a store path.
     #[serde(default)]
-    pub nix: Option<Spanned<String>>,
+    pub nix: Option<Spanned<Terse<String, NixImageDocument>>>,
     #[serde(default)]
     pub disk: Option<DiskImageDocument>,
+}
+
+/// What Nix builds: an output of a flake, or what an attribute of a Nix file stands for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{ "required": ["reference"] }, { "required": ["file"] }]))]
+pub struct NixImageDocument {
+    /// A flake output or a store path, as in the short form.
+    #[serde(default)]
+    pub reference: Option<Spanned<String>>,
+    /// A Nix file, from the lane file's folder.
+    #[serde(default)]
+    pub file: Option<Spanned<String>>,
+    /// An attribute path in `file`; what the file itself stands for when left out.
+    #[serde(default)]
+    pub attribute: Option<Spanned<String>>,
+    /// The output to boot; the first in which anything boots when left out.
+    #[serde(default)]
+    pub output: Option<Spanned<String>>,
+    /// How many derivations are built at a time; the host's number of processors when left out.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub jobs: Option<Spanned<u32>>,
+    /// How many processors each may take; the host's number when left out.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub cores: Option<Spanned<u32>>,
 }
 
 /// A kernel, and an initramfs with the agent as init.

@@ -30,6 +30,8 @@ pub enum Tick<'a> {
     Console { machine: &'a str, bytes: u64 },
     /// A long piece of work has got so far; `total` where it is known.
     Work { name: &'a str, done: u64, total: Option<u64> },
+    /// A long piece of work has done so many of its parts; `last` is what it said last.
+    Parts { name: &'a str, done: u64, total: u64, last: &'a str },
     /// That piece of work is over.
     WorkDone { name: &'a str },
 }
@@ -270,6 +272,15 @@ impl Screen {
         self.machines.get(name)
     }
 
+    /// A line for a piece of work, where it has none and there is room.
+    fn work(&mut self, name: &str, style: &str, total: Option<u64>) {
+        if !self.works.contains_key(name) && self.works.len() < MOST_LINES {
+            let bar = ProgressBar::new(total.unwrap_or(0)).with_style(spinner(style));
+            bar.set_message(one_line(name));
+            self.works.insert(name.to_owned(), self.all.add(bar));
+        }
+    }
+
     fn tick(&mut self, tick: Tick<'_>) {
         match tick {
             Tick::Console { machine, bytes } => {
@@ -278,17 +289,24 @@ impl Screen {
                 }
             }
             Tick::Work { name, done, total } => {
-                if !self.works.contains_key(name) && self.works.len() < MOST_LINES {
-                    let style = match total {
-                        Some(_) => "  {msg} {wide_bar} {bytes}/{total_bytes}",
-                        None => "  {wide_msg} {bytes}",
-                    };
-                    let bar = ProgressBar::new(total.unwrap_or(0)).with_style(spinner(style));
-                    bar.set_message(one_line(name));
-                    self.works.insert(name.to_owned(), self.all.add(bar));
-                }
+                let style = match total {
+                    Some(_) => "  {msg} {wide_bar} {bytes}/{total_bytes}",
+                    None => "  {wide_msg} {bytes}",
+                };
+                self.work(name, style, total);
                 if let Some(bar) = self.works.get(name) {
                     bar.set_position(done);
+                }
+            }
+            Tick::Parts { name, done, total, last } => {
+                let style = "  {wide_msg} {pos}/{len}";
+                self.work(name, style, Some(total));
+                if let Some(bar) = self.works.get(name) {
+                    // It may have begun as one whose parts nobody knew.
+                    bar.set_style(spinner(style));
+                    bar.set_length(total);
+                    bar.set_position(done);
+                    bar.set_message(one_line(&format!("{name}: {last}")));
                 }
             }
             Tick::WorkDone { name } => {
@@ -390,6 +408,7 @@ mod tests {
         }
         progress.tick(Tick::Work { name: "build", done: 1, total: Some(2) });
         progress.tick(Tick::Work { name: "fetch", done: 1, total: None });
+        progress.tick(Tick::Parts { name: "nix", done: 1, total: 2, last: "a line" });
         progress.tick(Tick::WorkDone { name: "build" });
         progress.finish();
     }

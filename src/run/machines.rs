@@ -181,6 +181,19 @@ async fn define(
         mac: place.mac.clone(),
         socket: surroundings.networks.socket(network, name),
     });
+    let mut shares = Vec::new();
+    for share in &image.shares {
+        let folder = match &share.path {
+            Some(path) => path.clone(),
+            None => {
+                let empty = scratch.join("nothing");
+                std::fs::create_dir_all(&empty)
+                    .map_err(|error| Error::storage(error, format!("failed to create `{}`", empty.display())))?;
+                empty
+            }
+        };
+        shares.push((share.tag.clone(), folder));
+    }
     let uefi = match machine.firmware {
         Firmware::Bios => None,
         Firmware::Uefi => Some(own_firmware(scratch)?),
@@ -212,6 +225,7 @@ async fn define(
         network: machine.network.clone(),
         links: links.collect(),
         console: machine.console,
+        shares,
         relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
     })
 }

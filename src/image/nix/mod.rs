@@ -1,27 +1,96 @@
-//! `nix`: a flake output or a store path, which holds a disk image, or a kernel with its initrd.
+//! `nix`: what the `nix` command builds, or what is in its store already, and what of it boots.
+//!
+//! `build` runs Nix and keeps its log, `log` reads what Nix says while it works, `output` looks for what boots, `runner`
+//! reads the scripts that start a NixOS VM, `command` knows how Nix is called and what its complaints mean.
+//!
+//! What always holds: nothing that a build has made is executed on the host; a script is read and never run. What Nix
+//! builds for us stays in its store for as long as the work root has the image's link to it.
 
+mod build;
 pub(crate) mod command;
+mod log;
+mod output;
+mod runner;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::command::{Tool, failed};
+use super::command::Tool;
 use super::index::ImageRecord;
 use super::recipe::Recipe;
 use super::store::Work;
-use super::{Boot, digest, disk, tools};
-use crate::error::{Context, Error, Result};
+use super::{BaseDisk, Boot, DiskFormat, digest, disk, tools};
+use crate::error::{Error, Result};
 use crate::plan::model::LockState;
+use output::Found;
 
-/// Builds the output with Nix, unless it is a path that exists, and finds in it what boots.
+/// What an image is to be made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NixSource {
+    /// There already: a store path, or a folder or file that somebody made. Its links are followed.
+    Path(PathBuf),
+    /// A flake and an attribute in it: `.#node`.
+    Flake(String),
+    /// A Nix file and an attribute in it, which may be empty.
+    File { file: PathBuf, attribute: String },
+}
+
+impl NixSource {
+    /// Whether the same words can stand for something else tomorrow: only what is in a store stays what it is.
+    pub fn may_change(&self) -> bool {
+        match self {
+            NixSource::Path(path) => store_path(path).is_none(),
+            NixSource::Flake(_) | NixSource::File { .. } => true,
+        }
+    }
+
+    pub fn shown(&self) -> String {
+        match self {
+            NixSource::Path(path) => path.display().to_string(),
+            NixSource::Flake(reference) => reference.clone(),
+            NixSource::File { file, attribute } if attribute.is_empty() => file.display().to_string(),
+            NixSource::File { file, attribute } => format!("-f {} {attribute}", file.display()),
+        }
+    }
+}
+
+/// The store path that a path is, or is below: its last part is 32 characters of Nix's alphabet, a hyphen and a name.
+fn store_path(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|ancestor| {
+        let name = ancestor.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_digest = |digest: &str| digest.bytes().all(|byte| b"0123456789abcdfghijklmnpqrsvwxyz".contains(&byte));
+        let in_store = ancestor.parent().and_then(Path::file_name).is_some_and(|parent| parent == "store");
+        in_store
+            && name.len() > 33
+            && name.is_char_boundary(32)
+            && is_digest(&name[..32])
+            && name[32..].starts_with('-')
+    })
+}
+
+/// Builds it, unless it is there, and finds in it what boots.
 pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
-    let Recipe::Nix { reference } = &work.resolved.recipe else {
+    let Recipe::Nix { source, output, jobs, cores } = &work.resolved.recipe else {
         return Err(Error::infrastructure("a recipe of another kind reached the builder of `nix` images"));
     };
-    let output = output(work, reference).await?;
-    // A store path already is a digest of all its inputs.
-    let digest = digest::of_value(&("nix", &output))?;
-    match find(&output)? {
+    let outputs = match source {
+        NixSource::Path(path) => vec![("out".to_owned(), path.clone())],
+        source => build::outputs(work, source, output.as_deref(), (*jobs, *cores)).await?,
+    };
+    let (place, found) = choose(&outputs, output.as_deref(), work)?;
+    let mut identity = vec![place.display().to_string()];
+    if store_path(&place).is_none() {
+        // No store vouches for what is in it.
+        for file in found.files() {
+            identity.push(disk::file_record(work.store, file)?.sha256);
+        }
+    }
+    let digest = match identity.as_slice() {
+        // A store path already is a digest of all its inputs.
+        [path] => digest::of_value(&("nix", path))?,
+        more => digest::of_value(&("nix", more))?,
+    };
+    match found {
         Found::Disk(path) => {
             let disk = disk::inspect(work, &path).await?;
             Ok(work.record(digest, LockState::NotNeeded, Boot::Firmware, Some(disk), Vec::new()))
@@ -30,82 +99,70 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
             let boot = Boot::Kernel { kernel, uncompressed_kernel: None, initramfs: initrd, parameters };
             Ok(work.record(digest, LockState::NotNeeded, boot, None, Vec::new()))
         }
-    }
-}
-
-async fn output(work: &Work<'_>, reference: &str) -> Result<PathBuf> {
-    if !reference.contains('#') {
-        let path = work.store.project_root().join(reference);
-        if let Ok(path) = fs::canonicalize(&path) {
-            return Ok(path);
-        }
-    }
-    if tools::find("nix").is_none() {
-        return Err(Error::blocked(format!(
-            "image `{}` is built by Nix, and `nix` is not installed",
-            work.request.name
-        ))
-        .hint(tools::how_to_get("nix")));
-    }
-    work.stage(&format!("building {reference} with Nix"));
-    let arguments = ["--extra-experimental-features", "nix-command flakes", "build", "--no-link", "--print-out-paths"];
-    let finished = Tool::new("nix")
-        .args(arguments)
-        .args([reference])
-        .current_dir(work.store.project_root())
-        .run(work.cancel, |_| {})
-        .await?;
-    if !finished.status.success() {
-        return Err(failed("nix", &format!("build `{reference}`"), &finished)
-            .hint(format!("`nix build --print-build-logs {reference}` shows it in full")));
-    }
-    let path = finished.stdout.lines().next().map(PathBuf::from);
-    path.ok_or_else(|| Error::infrastructure(format!("`nix build {reference}` gave no output path")))
-}
-
-/// What boots in an output.
-#[derive(Debug, PartialEq)]
-enum Found {
-    Disk(PathBuf),
-    Kernel { kernel: PathBuf, initrd: PathBuf, parameters: Vec<String> },
-}
-
-fn find(output: &Path) -> Result<Found> {
-    if output.is_file() {
-        return Ok(Found::Disk(output.into()));
-    }
-    let first = |names: &[&str]| names.iter().map(|name| output.join(name)).find(|path| path.is_file());
-    if let (Some(kernel), Some(initrd)) = (first(&["kernel", "bzImage"]), first(&["initrd", "initrd.gz"])) {
-        let read = |name: &str| fs::read_to_string(output.join(name)).unwrap_or_default();
-        let mut parameters: Vec<String> = read("kernel-params").split_whitespace().map(String::from).collect();
-        // A NixOS system is started by its own init, below the store path.
-        if let Ok(init) = fs::canonicalize(output.join("init")) {
-            parameters.push(format!("init={}", init.display()));
-        }
-        return Ok(Found::Kernel { kernel, initrd, parameters });
-    }
-    let context = || format!("failed to read the output `{}`", output.display());
-    let mut disks = Vec::new();
-    for folder in [output.to_path_buf(), output.join("images")] {
-        if !folder.is_dir() {
-            continue;
-        }
-        for entry in fs::read_dir(&folder).infrastructure(context)? {
-            let path = entry.infrastructure(context)?.path();
-            let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-            if path.is_file() && ["qcow2", "raw", "img"].contains(&extension) {
-                disks.push(path);
+        Found::Runner(runner) => {
+            for told in &runner.left_out {
+                work.progress.warning(&work.request.name, told);
             }
+            let disk = match runner.root_disk {
+                Some(size) => Some(root_disk(work, &digest, size).await?),
+                None => None,
+            };
+            let boot = Boot::Kernel {
+                kernel: runner.kernel,
+                uncompressed_kernel: None,
+                initramfs: runner.initrd,
+                parameters: runner.parameters,
+            };
+            let mut record = work.record(digest, LockState::NotNeeded, boot, disk, Vec::new());
+            record.shares = runner.shares;
+            Ok(record)
+        }
+        Found::Medium(path) => {
+            Err(Error::usage(format!("image `{}` is a medium to boot from: `{}`", work.request.name, path.display()))
+                .hint("name a disk, a kernel with its initrd, or a NixOS VM: machines of a `nix` image boot these"))
         }
     }
-    disks.sort();
-    match disks.as_slice() {
-        [disk] => Ok(Found::Disk(disk.clone())),
-        [] => Err(Error::usage(format!("nothing that boots is in `{}`", output.display()))
-            .hint("expected is a disk (`*.qcow2`, `*.raw`, `*.img`), or `kernel` (or `bzImage`) with `initrd`")),
-        several => Err(Error::usage(format!("`{}` holds {} disk images", output.display(), several.len()))
-            .hint("name the one that is meant by its own path")),
+}
+
+/// The output that is meant, or the first in which anything boots: `out` before the others.
+fn choose(outputs: &[(String, PathBuf)], wanted: Option<&str>, work: &Work<'_>) -> Result<(PathBuf, Found)> {
+    let names = || outputs.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if let Some(wanted) = wanted {
+        // Nix was asked for nothing else where it had to build; a store path is one output already.
+        let Some((_, path)) = outputs.iter().find(|(name, _)| name == wanted) else {
+            return Err(Error::usage(format!("image `{}` has no output `{wanted}`", work.request.name))
+                .hint(format!("it has: {}", names())));
+        };
+        return Ok((path.clone(), output::find(path)?));
     }
+    let mut first = None;
+    for (_, path) in outputs {
+        match output::find(path) {
+            Ok(found) => return Ok((path.clone(), found)),
+            Err(error) => drop(first.get_or_insert(error)),
+        }
+    }
+    let error = first.unwrap_or_else(|| Error::infrastructure("Nix has built no output"));
+    Err(if outputs.len() > 1 { error.hint(format!("looked into the outputs {}", names())) } else { error })
+}
+
+/// The disk that a NixOS VM expects as its first: an empty ext4, found by its label.
+async fn root_disk(work: &Work<'_>, digest: &str, size: u64) -> Result<BaseDisk> {
+    let place = work.store.built_folder(digest);
+    let path = place.join("disk.raw");
+    if !path.is_file() {
+        work.stage("making the root disk of the NixOS VM");
+        let temporary = work.store.temporary()?;
+        let made = temporary.path().join("image");
+        fs::create_dir(&made)
+            .and_then(|()| fs::File::create(made.join("disk.raw"))?.set_len(size))
+            .map_err(|error| Error::storage(error, "failed to make the root disk of a NixOS VM"))?;
+        let arguments = ["-q", "-F", "-L", "nixos", "disk.raw"];
+        let tool = Tool::new("mkfs.ext4").args(arguments).current_dir(&made).locked_by(temporary.lock());
+        tool.succeed(work.cancel, "make the root disk of a NixOS VM").await?;
+        work.store.publish(&made, &place)?;
+    }
+    Ok(BaseDisk { path, format: DiskFormat::Raw, virtual_size: size })
 }
 
 #[cfg(test)]
@@ -113,22 +170,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_or_a_kernel_is_found_and_anything_else_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        assert!(find(folder.path()).unwrap_err().to_string().contains("nothing that boots"));
-        fs::write(at("nixos.qcow2"), "").unwrap();
-        assert_eq!(find(folder.path()).unwrap(), Found::Disk(at("nixos.qcow2")));
-        assert_eq!(find(&at("nixos.qcow2")).unwrap(), Found::Disk(at("nixos.qcow2")));
-        fs::write(at("other.raw"), "").unwrap();
-        assert!(find(folder.path()).unwrap_err().to_string().contains("2 disk images"));
-        fs::write(at("bzImage"), "").unwrap();
-        fs::write(at("initrd"), "").unwrap();
-        fs::write(at("kernel-params"), "quiet loglevel=4\n").unwrap();
-        let parameters = vec!["quiet".to_string(), "loglevel=4".into()];
-        assert_eq!(
-            find(folder.path()).unwrap(),
-            Found::Kernel { kernel: at("bzImage"), initrd: at("initrd"), parameters }
-        );
+    fn a_store_path_is_told_from_any_other() {
+        let path = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-nixos/disk.qcow2";
+        assert_eq!(store_path(Path::new(path)), Some(Path::new("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-nixos")));
+        assert_eq!(store_path(Path::new("/work/0123456789abcdfghijklmnpqrsvwxyz-nixos")), None);
+        assert_eq!(store_path(Path::new("/nix/store/short-name")), None);
+        assert_eq!(store_path(Path::new("/home/me/result")), None);
     }
 }

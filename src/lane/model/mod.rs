@@ -4,12 +4,14 @@
 //! filled in. A lane *file* may be terser; `document` reads that and produces this.
 
 mod fault;
+mod nix_image;
 mod topology;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};
+pub use nix_image::NixImage;
 pub use topology::{Attachment, HOST, SwitchedNetwork};
 
 use schemars::JsonSchema;
@@ -145,8 +147,7 @@ pub enum SecretSource {
 pub struct Image {
     pub tiny: Option<TinyImage>,
     pub debian: Option<DebianImage>,
-    /// A flake output (`.#nixosConfigurations.node`) or a store path.
-    pub nix: Option<String>,
+    pub nix: Option<NixImage>,
     pub disk: Option<DiskImage>,
 }
 

@@ -5,12 +5,16 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::text::is_address;
 use super::{Checker, join};
-use crate::lane::document::{DebianDocument, ImageDocument, MachineDocument, Named, NetworkDocument};
+use crate::lane::document::{
+    DebianDocument, ImageDocument, MachineDocument, Named, NetworkDocument, NixImageDocument, Terse,
+};
 use crate::lane::model::{
-    Backend, DebianImage, Disk, DiskImage, Image, Machine, Network, TinyImage, WriteCache, default_debian_size,
+    Backend, DebianImage, Disk, DiskImage, Image, Machine, Network, NixImage, TinyImage, WriteCache,
+    default_debian_size,
 };
 use crate::lane::problem::Problem;
 use crate::lane::reader::Spanned;
+use crate::lane::tree::Place;
 use crate::lane::units::Size;
 
 /// The image that every lane has.
@@ -47,16 +51,7 @@ impl Checker<'_> {
                 modules: tiny.modules.as_ref().map(|path| self.host_path(path)),
             }),
             debian: image.debian.as_ref().map(|debian| self.debian(debian)),
-            nix: image.nix.as_ref().map(|reference| {
-                if reference.is_empty() || reference.contains(char::is_whitespace) {
-                    self.report(
-                        Problem::new("this is neither a flake output nor a store path")
-                            .at(reference.place.clone())
-                            .hint("write it like `.#nixosConfigurations.node`"),
-                    );
-                }
-                self.without_secrets(reference, "an image's recipe")
-            }),
+            nix: image.nix.as_ref().map(|nix| self.nix(nix)),
             disk: image.disk.as_ref().map(|disk| {
                 if let Some(sha512) = &disk.sha512
                     && !(sha512.len() == 128 && sha512.bytes().all(|byte| byte.is_ascii_hexdigit()))
@@ -74,6 +69,67 @@ impl Checker<'_> {
                 }
             }),
         }
+    }
+
+    fn nix(&mut self, nix: &Spanned<Terse<String, NixImageDocument>>) -> NixImage {
+        let place = nix.place.clone();
+        let nix = match &nix.value {
+            Terse::Short(reference) => return NixImage::of(self.nix_reference(reference, &place)),
+            Terse::Full(nix) => nix,
+        };
+        match (&nix.reference, &nix.file) {
+            (None, None) => self.report(
+                Problem::new("nothing tells what Nix is to build")
+                    .at(place)
+                    .hint("give it `reference` (`.#nixosConfigurations.node`) or `file`"),
+            ),
+            (Some(_), Some(file)) => self.report(
+                Problem::new("a flake output and a Nix file cannot both be built")
+                    .at(file.place.clone())
+                    .hint("give it one of `reference` and `file`"),
+            ),
+            (Some(_), None) | (None, Some(_)) => {}
+        }
+        if let (Some(attribute), None) = (&nix.attribute, &nix.file) {
+            self.report(
+                Problem::new("an attribute is one of a file")
+                    .at(attribute.place.clone())
+                    .hint("give it `file`, or write it behind the `#` of `reference`"),
+            );
+        }
+        for number in [&nix.jobs, &nix.cores].into_iter().flatten() {
+            if number.value == 0 {
+                self.report(Problem::new("at least one is needed").at(number.place.clone()));
+            }
+        }
+        let mut word = |text: &Option<Spanned<String>>| {
+            let text = text.as_ref()?;
+            if text.is_empty() || text.contains(char::is_whitespace) || text.starts_with('-') {
+                self.report(Problem::new(format!("`{}` is not a name of Nix", text.value)).at(text.place.clone()));
+            }
+            Some(self.without_secrets(text, "an image's recipe"))
+        };
+        let (attribute, output) = (word(&nix.attribute), word(&nix.output));
+        NixImage {
+            reference: nix.reference.as_ref().map(|reference| self.nix_reference(reference, &reference.place)),
+            file: nix.file.as_ref().map(|file| self.host_path(file)),
+            attribute,
+            output,
+            jobs: nix.jobs.as_ref().map(|jobs| jobs.value),
+            cores: nix.cores.as_ref().map(|cores| cores.value),
+        }
+    }
+
+    fn nix_reference(&mut self, reference: &str, place: &Place) -> String {
+        if reference.is_empty() || reference.contains(char::is_whitespace) || reference.starts_with('-') {
+            self.report(
+                Problem::new("this is neither a flake output nor a store path")
+                    .at(place.clone())
+                    .hint("write it like `.#nixosConfigurations.node`"),
+            );
+        }
+        let spanned = Spanned { value: reference.to_owned(), place: place.clone() };
+        self.without_secrets(&spanned, "an image's recipe")
     }
 
     fn debian(&mut self, debian: &DebianDocument) -> DebianImage {

@@ -25,6 +25,8 @@ pub struct QemuDefinition {
     /// Places in the lane's networks.
     pub links: Vec<AttachedLink>,
     pub console: ConsoleDevice,
+    /// Folders of the host that the guest reads, by the tags that it mounts them by.
+    pub shares: Vec<(String, PathBuf)>,
     /// A program that carries one guest connection to a service on the host (`program relay ADDRESS`).
     pub relay: PathBuf,
 }
@@ -110,6 +112,12 @@ impl QemuDefinition {
             let socket = escape(&link.socket);
             arguments.pair("-netdev", &format!("stream,id=link{index},server=off,addr.type=unix,addr.path={socket}"));
             arguments.pair("-device", &format!("virtio-net-pci,netdev=link{index},mac={},romfile=", link.mac));
+        }
+        for (index, (tag, folder)) in self.shares.iter().enumerate() {
+            // Read-only whatever the guest tries, and no number of a file is there twice where file systems meet.
+            let options = "security_model=none,readonly=on,multidevs=remap";
+            arguments.pair("-fsdev", &format!("local,id=share{index},path={},{options}", escape(folder)));
+            arguments.pair("-device", &format!("virtio-9p-pci,fsdev=share{index},mount_tag={tag}"));
         }
         arguments.pair("-object", "rng-random,id=entropy,filename=/dev/urandom");
         arguments.pair("-device", "virtio-rng-pci,rng=entropy");
@@ -272,6 +280,7 @@ mod tests {
             links: Vec::new(),
             network: Network { forward: vec![22], ..Network::default() },
             console: ConsoleDevice::Serial,
+            shares: vec![("store".into(), "/s,t".into())],
             relay: "/bin/bootproof".into(),
         }
     }
@@ -297,6 +306,15 @@ mod tests {
         assert!(value_of(&arguments, "-netdev")[0].contains("hostfwd=tcp:127.0.0.1:0-:22"));
         assert!(value_of(&arguments, "-blockdev")[0].contains("file.filename=/a,,b.qcow2"));
         assert!(value_of(&arguments, "-device").iter().any(|device| device.contains("serial=root")));
+    }
+
+    #[test]
+    fn what_a_guest_reads_of_the_host_it_cannot_write() {
+        let arguments = definition().arguments();
+        assert_eq!(value_of(&arguments, "-fsdev").len(), 1);
+        let share = value_of(&arguments, "-fsdev")[0];
+        assert!(share.contains("path=/s,,t,") && share.contains("readonly=on"), "{share}");
+        assert!(value_of(&arguments, "-device").iter().any(|device| device.contains("mount_tag=store")));
     }
 
     #[test]
