@@ -5,6 +5,7 @@
 
 mod cache;
 mod context;
+mod deployer;
 mod doctor;
 mod exec;
 mod guard;
@@ -70,6 +71,8 @@ enum Command {
     Cache(cache::Arguments),
     /// Tell whether the project keeps what its profiles promise; boots nothing
     Guard(guard::Arguments),
+    /// Serve machines that phone home to be installed, and administer them
+    Deployer(deployer::Arguments),
     /// Tell what this host can do, and what to do about what it cannot
     Doctor(doctor::Arguments),
     /// List the machines that are up
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Exec(arguments) => exec::run(&context, arguments),
         Command::Cache(arguments) => cache::run(&context, arguments),
         Command::Guard(arguments) => guard::run(&context, arguments),
+        Command::Deployer(arguments) => deployer::run(&context, arguments),
         Command::Doctor(arguments) => doctor::run(&context, arguments),
         Command::Ps(arguments) => ps::run(&context, arguments),
         Command::Stop(arguments) => stop::run(&context, arguments),

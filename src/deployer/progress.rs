@@ -107,7 +107,8 @@ impl Position {
         match (self.state, event) {
             (State::Retired, _) => Err(Impossible::Retired),
             (State::Discovered, _) => Err(Impossible::Transition),
-            (_, NodeEvent::Failed { .. }) => Ok(self.at(State::Failed, self.installation)),
+            // Not what it was before it was claimed anew.
+            (_, NodeEvent::Failed { .. }) if self.stage.is_some() => Ok(self.at(State::Failed, self.installation)),
             (State::Claimed | State::Installing, NodeEvent::BundleDownloaded) if installer => {
                 Ok(self.at(State::Installing, At::BundleDownloaded))
             }
@@ -150,7 +151,8 @@ impl Position {
                 | NodeEvent::Booted
                 | NodeEvent::Activating { .. }
                 | NodeEvent::Active { .. }
-                | NodeEvent::RolledBack { .. },
+                | NodeEvent::RolledBack { .. }
+                | NodeEvent::Failed { .. },
             ) => Err(Impossible::Transition),
         }
     }
@@ -239,6 +241,7 @@ mod tests {
         assert_eq!(state_after(after_failure), Err(Impossible::AlreadyInstalled), "its system is on the disk");
         assert_eq!(state_after(&[Reinstalled, PhonedHome(Stage::Installer)]), Ok(NodeState::Claimed));
         assert_eq!(state_after(&[Reinstalled, Reported(&Booted)]), Err(Impossible::Transition), "the old system");
+        assert_eq!(state_after(&[Reinstalled, Reported(&broken)]), Err(Impossible::Transition), "the old system");
         assert_eq!(state_after(&[Retired, PhonedHome(Stage::Installer)]), Err(Impossible::Retired));
         assert_eq!(state_after(&[Retired, Claimed, PhonedHome(Stage::Installer)]), Ok(NodeState::Claimed));
     }

@@ -149,7 +149,25 @@ impl Deployer {
         nodes::hash(&self.0.rules.salt, secret)
     }
 
-    pub(super) async fn phone_home(&self, bearer: Option<Hash>, request: PhoneHome) -> Outcome<PhoneHomeAnswer> {
+    /// What waits to be claimed waits here, for so long at most.
+    pub(super) async fn phone_home(
+        &self,
+        bearer: Option<Hash>,
+        request: PhoneHome,
+        wait: Duration,
+    ) -> Outcome<PhoneHomeAnswer> {
+        let answer = self.phone_home_once(bearer, request.clone()).await?;
+        if answer.retry_after.is_none() || wait.is_zero() {
+            return Ok(answer);
+        }
+        let claimed = self.wait_for(&answer.node, |status| status.state != NodeState::Discovered);
+        match tokio::time::timeout(wait, claimed).await {
+            Ok(_) => self.phone_home_once(bearer, request).await,
+            Err(_) => Ok(answer),
+        }
+    }
+
+    async fn phone_home_once(&self, bearer: Option<Hash>, request: PhoneHome) -> Outcome<PhoneHomeAnswer> {
         let value = new_secret().map_err(|error| internal(&error))?;
         let credential = NewCredential { hash: self.hash(value.expose()), value };
         self.run(move |work, rules| nodes::phone_home(work, rules, bearer, &request, &credential)).await
@@ -272,6 +290,11 @@ impl Deployer {
             reusable: options.reusable.unwrap_or(configuration.tokens_reusable && options.node.is_none()),
             node: options.node.clone(),
         })
+    }
+
+    /// The node that a machine would be, and where it is.
+    pub(super) async fn recognise(&self, identity: Identity) -> Outcome<Option<(String, NodeState)>> {
+        self.run(move |work, _| nodes::recognise(work, &identity)).await
     }
 
     /// Whether a token has this hash.

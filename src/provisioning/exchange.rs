@@ -8,7 +8,8 @@ use super::{DesiredSystem, Disk, Firmware, Identity, InstallPlan, NodeEvent, Sta
 pub const VERSION: u32 = 1;
 pub const API: &str = "/api/v1";
 /// POST a [`PhoneHome`], with the bootstrap token as bearer; a node that has a credential may use that. Answers a
-/// [`PhoneHomeAnswer`]. The same machine may ask again as often as it has to, also after a reboot, until it is installed.
+/// [`PhoneHomeAnswer`]. With `?wait=SECONDS` a machine that has to wait is answered once it is known what it shall become,
+/// or after that time. The same machine may ask again as often as it has to, also after a reboot, until it is installed.
 pub const PHONE_HOME: &str = "/api/v1/phone-home";
 /// POST a [`NodeEventReport`], with the credential as bearer; 204. The same report again changes nothing.
 pub const NODE_EVENTS: &str = "/api/v1/node/events";
@@ -70,7 +71,7 @@ impl std::fmt::Debug for Assignment {
 #[cfg_attr(feature = "host", derive(schemars::JsonSchema))]
 pub struct NodeEventReport {
     pub version: u32,
-    /// Unique among the node's reports: one that was sent twice counts once.
+    /// Unique among the reports with one credential: one that was sent twice counts once.
     pub id: String,
     pub report: NodeEvent,
 }

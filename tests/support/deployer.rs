@@ -9,6 +9,7 @@ use bootproof::secret::Secret;
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub const CLASSES: &str = r#"
@@ -52,6 +53,7 @@ pub struct Served {
     pub deployer: Deployer,
     pub address: SocketAddr,
     task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
 }
 
 impl Served {
@@ -71,15 +73,19 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = deployer.clone();
-        let task = tokio::spawn(async move { serving.serve(listener, std::future::pending()).await.unwrap() });
-        Self { folder, deployer, address, task }
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async move {
+            // Also when it is only dropped.
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(async move { serving.serve(listener, stopped).await.unwrap() });
+        Self { folder, deployer, address, task, stop }
     }
 
-    /// Ends it without a word, and gives its folder.
+    /// Ends it, and gives its folder.
     pub async fn stop(self) -> tempfile::TempDir {
-        self.task.abort();
-        let _ = self.task.await;
-        // Connections hold it, too.
+        drop(self.stop);
+        self.task.await.unwrap();
         drop(self.deployer);
         self.folder
     }
@@ -170,7 +176,7 @@ pub fn machine(number: u32) -> PhoneHome {
             node_id: None,
             serial: Some(format!("node{number:02}")),
             uuid: Some(format!("11111111-0000-0000-0000-{number:012}")),
-            macs: vec![format!("52:54:00:00:{:02x}:{:02x}", number >> 8, number & 0xff)],
+            macs: vec![format!("52:54:00:{:02x}:{:02x}:{:02x}", number >> 16, number >> 8 & 0xff, number & 0xff)],
         },
         stage: Stage::Installer,
         firmware: Firmware::Uefi,

@@ -6,6 +6,7 @@
 mod admin;
 mod body;
 mod bundles;
+mod netboot;
 mod node;
 mod openapi;
 mod replay;
@@ -42,6 +43,7 @@ pub struct Stopping(pub tokio::sync::watch::Receiver<()>);
 
 pub fn router(deployer: Deployer, surface: Surface) -> Router {
     let public = Router::new()
+        .merge(netboot::router())
         .route("/ca.pem", get(authority))
         .route("/api/v1/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], openapi()) }));
     let router = match surface {

@@ -14,7 +14,7 @@ use super::{Stopping, body, bundles};
 use crate::deployer::nodes::Hash;
 use crate::deployer::refusal::{Outcome, Refusal};
 use crate::deployer::service::Deployer;
-use crate::provisioning::{BUNDLES, DESIRED_SYSTEM, NODE_EVENTS, PHONE_HOME};
+use crate::provisioning::{BUNDLES, DESIRED_SYSTEM, NODE_EVENTS, PHONE_HOME, PhoneHome};
 
 /// Nobody waits longer, whatever is asked for.
 pub const LONGEST_WAIT: u64 = 300;
@@ -32,10 +32,36 @@ pub fn bearer(deployer: &Deployer, headers: &HeaderMap) -> Outcome<Option<Hash>>
     Ok(body::bearer(headers)?.map(|secret| deployer.hash(secret)))
 }
 
-async fn phone_home(State(deployer): State<Deployer>, headers: HeaderMap, body: Body) -> Outcome<Response> {
+#[derive(Deserialize)]
+struct Patience {
+    /// Seconds.
+    wait: Option<u64>,
+}
+
+/// Ready when the server is about to end.
+async fn stopped(stopping: Option<Extension<Stopping>>) {
+    match stopping {
+        // The sender sends nothing: it goes.
+        Some(Extension(Stopping(mut stopping))) => drop(stopping.changed().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn phone_home(
+    State(deployer): State<Deployer>,
+    query: Result<Query<Patience>, axum::extract::rejection::QueryRejection>,
+    stopping: Option<Extension<Stopping>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Outcome<Response> {
+    let Query(Patience { wait }) = query.map_err(|_| Refusal::malformed("`wait` has to be a whole number"))?;
+    let wait = Duration::from_secs(wait.unwrap_or(0).min(LONGEST_WAIT));
     let bearer = bearer(&deployer, &headers)?;
-    let request = body::parse(&body::read(body).await?)?;
-    let answer = deployer.phone_home(bearer, request).await;
+    let request: PhoneHome = body::parse(&body::read(body).await?)?;
+    let answer = tokio::select! {
+        answer = deployer.phone_home(bearer, request.clone(), wait) => answer,
+        () = stopped(stopping) => deployer.phone_home(bearer, request, Duration::ZERO).await,
+    };
     match answer {
         Ok(answer) => Ok(body::json(StatusCode::OK, &answer)),
         Err(refusal) => {
@@ -48,6 +74,10 @@ async fn phone_home(State(deployer): State<Deployer>, headers: HeaderMap, body: 
 
 async fn report(State(deployer): State<Deployer>, headers: HeaderMap, body: Body) -> Outcome<Response> {
     let bearer = bearer(&deployer, &headers)?;
+    // A stranger's body is not even read.
+    if bearer.is_none() {
+        return Err(Refusal::new(401, "credential-missing", "this needs the node's credential"));
+    }
     let report = body::parse(&body::read(body).await?)?;
     deployer.report(bearer, report).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -70,16 +100,9 @@ async fn desired_system(
         query.map_err(|_| Refusal::malformed("`known` and `wait` have to be whole numbers"))?;
     let bearer = bearer(&deployer, &headers)?;
     let wait = Duration::from_secs(wait.unwrap_or(0).min(LONGEST_WAIT));
-    let stopped = async {
-        match stopping {
-            // The sender sends nothing: it goes.
-            Some(Extension(Stopping(mut stopping))) => drop(stopping.changed().await),
-            None => std::future::pending().await,
-        }
-    };
     let answer = tokio::select! {
         answer = deployer.desired_system(bearer, known, wait) => answer?,
-        () = stopped => deployer.desired_system(bearer, None, Duration::ZERO).await?,
+        () = stopped(stopping) => deployer.desired_system(bearer, None, Duration::ZERO).await?,
     };
     Ok(body::json(StatusCode::OK, &answer))
 }

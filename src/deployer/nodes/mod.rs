@@ -23,7 +23,7 @@ pub(super) use administer::{claim, detail, list, register, reinstall, retire, se
 pub(super) use configured::synchronise;
 pub(super) use desired::desired_system;
 pub use history::{Cause, HistoryEntry};
-pub(super) use phone_home::{NewCredential, phone_home};
+pub(super) use phone_home::{NewCredential, phone_home, recognise};
 pub use record::{NodeDetail, NodeStatus};
 pub(super) use record::{all_statuses, status};
 pub(super) use report::report;

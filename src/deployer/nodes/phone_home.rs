@@ -83,6 +83,8 @@ pub fn phone_home(
     node.follow(Happening::PhonedHome(request.stage))?;
     let plan = plan(work, rules, &mut node, request)?;
     let redirected = node.direct_by_class(rules)?;
+    // A report is known by its id among those that came with one credential; with the next, ids may come again.
+    work.connection.prepare_cached("DELETE FROM reports WHERE node = ?")?.execute([&known_as])?;
     node.credential = Some(credential.hash.0.to_vec());
     let cause = Cause::PhonedHome { stage: request.stage, firmware: request.firmware, credential: true };
     node.save_with(work, from, &cause)?;
@@ -151,6 +153,15 @@ fn learn(node: &mut Node, identity: &Identity, request: &PhoneHome, work: &Work<
     node.agent_version.clone_from(&request.agent_version);
 }
 
+/// The node that a machine would be, and where it is; none where several might.
+pub fn recognise(work: &Work<'_>, identity: &Identity) -> Outcome<Option<(String, NodeState)>> {
+    let found = match find(work, identity) {
+        Err(refusal) if refusal.status == 409 => None,
+        found => found?,
+    };
+    found.map(|name| Node::get(work, &name).map(|node| (name, node.status.state))).transpose()
+}
+
 /// The node that this identity is. The strongest sign that finds one decides; one that a stronger sign contradicts is
 /// another.
 fn find(work: &Work<'_>, identity: &Identity) -> Outcome<Option<String>> {
@@ -184,6 +195,17 @@ fn find(work: &Work<'_>, identity: &Identity) -> Outcome<Option<String>> {
         }
         if candidates.len() > 1 {
             candidates.retain(|node| is_same_machine(&node.status.identity, identity));
+            // Of those that it may be, the one whose board it has, or else the one that has no stronger sign.
+            let known = |node: &Node| identity.uuid.is_some() && node.status.identity.uuid == identity.uuid;
+            let bare = |node: &Node| {
+                let known = &node.status.identity;
+                known.node_id.is_none() && (known.serial.is_none() || identity.serial.is_some())
+            };
+            if candidates.iter().filter(|node| known(node)).count() == 1 {
+                candidates.retain(known);
+            } else if candidates.iter().filter(|node| bare(node)).count() == 1 {
+                candidates.retain(bare);
+            }
             if candidates.len() != 1 {
                 return Err(Refusal::new(409, "identity-conflict", "this identity may be one of several nodes")
                     .detail("give the machine a `bootproof.node_id` of its own"));

@@ -65,6 +65,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// The process or the host has no descriptors left.
+fn is_too_many(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].into_iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 impl Listener for HostListener {
     type Connection = HostStream;
 
@@ -122,6 +128,14 @@ async fn run(
                         drop(permit);
                     });
                 }
+                // There are no descriptors for more: the next is taken when one of these ends.
+                Err(error) if is_too_many(&error) && !tasks.is_empty() => {
+                    tracing::warn!(connections = tasks.len(), "no more connections can be taken");
+                    tokio::select! {
+                        () = &mut stop => break Ok(()),
+                        _ = tasks.join_next() => {}
+                    }
+                }
                 Err(error) => break Err(error),
             },
             // Tasks that ended are not kept.
@@ -131,6 +145,8 @@ async fn run(
     drop(listener);
     drop(stopping);
     let _ = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    // Whoever ends a deployer may want to open its state again: nothing of it is left.
+    tasks.shutdown().await;
     ended
 }
 

@@ -128,3 +128,42 @@ fn own_certificate(document: &TlsDocument) -> Result<(Vec<CertificateDer<'static
     let private = PrivateKeyDer::try_from(key.serialize_der()).infrastructure(said)?;
     Ok((vec![certificate.der().clone(), authority], private))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use tokio_rustls::rustls::RootCertStore;
+    use tokio_rustls::rustls::client::WebPkiServerVerifier;
+    use tokio_rustls::rustls::client::danger::ServerCertVerifier as _;
+    use tokio_rustls::rustls::pki_types::{ServerName, UnixTime};
+
+    use super::*;
+
+    #[test]
+    fn a_machine_whose_clock_is_wrong_by_a_year_can_verify_it_for_its_names_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = make_ca(folder.path(), "a CA").unwrap();
+        let names = vec!["deployer.example".to_owned(), "10.0.2.2".to_owned()];
+        let document = TlsDocument { ca: made.certificate, ca_key: Some(made.key), names, ..TlsDocument::default() };
+        let (chain, _) = own_certificate(&document).unwrap();
+        assert_eq!(digest::of_bytes(&chain[1]), made.pin);
+        let mut roots = RootCertStore::empty();
+        roots.add(chain[1].clone()).unwrap();
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()));
+        let verifier = verifier.build().unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let year = Duration::from_secs(366 * 24 * 3600);
+        let verified = |name: &'static str, at: Duration| {
+            let name = ServerName::try_from(name).unwrap();
+            verifier.verify_server_cert(&chain[0], &[], &name, &[], UnixTime::since_unix_epoch(at)).is_ok()
+        };
+        for name in ["deployer.example", "10.0.2.2"] {
+            for at in [now - year, now, now + year] {
+                assert!(verified(name, at), "{name}");
+            }
+        }
+        assert!(!verified("10.0.2.3", now) && !verified("other.example", now));
+        assert!(!verified("10.0.2.2", now + 6 * year) && !verified("10.0.2.2", now - 3 * year));
+    }
+}
