@@ -1,5 +1,6 @@
 //! `bootproof run`: boots the machines, does the steps, leaves the proof.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::event::Verdict;
 use crate::image::ImageProgress;
 use crate::lane::model::Lane;
+use crate::proof::environment::ExecutionModel;
+use crate::proof::{check_destination, copy};
 use crate::report::progress::{Mode, Progress, Tick};
 use crate::report::terminal::{self, Style};
 use crate::run::{RunOptions, RunOutcome};
@@ -37,6 +40,28 @@ pub struct Arguments {
     /// result.json on standard output, and nothing else there
     #[arg(long)]
     json: bool,
+    /// Copy the proof there when the run is over, whatever its verdict; nothing may be in that place
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Set by the runners and checks that Nix builds
+    #[arg(long, env = "BOOTPROOF_EXECUTION_MODEL", value_enum, hide = true)]
+    execution_model: Option<StartedBy>,
+}
+
+/// What started the run, for environment.json.
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum StartedBy {
+    MaterializedCheckRunner,
+    SandboxedCheck,
+}
+
+impl StartedBy {
+    fn model(self) -> ExecutionModel {
+        match self {
+            StartedBy::MaterializedCheckRunner => ExecutionModel::MaterializedCheckRunner,
+            StartedBy::SandboxedCheck => ExecutionModel::SandboxedCheck,
+        }
+    }
 }
 
 pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
@@ -48,6 +73,12 @@ pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn run_all(context: &Context, arguments: &Arguments, runtime: &tokio::runtime::Runtime) -> Result<ExitCode> {
+    if let Some(output) = &arguments.output {
+        if arguments.lane.control.as_deref() == Some("all") {
+            return Err(Error::usage("`--output` takes one proof, and `--control all` makes several"));
+        }
+        check_destination(output)?;
+    }
     let mut worst: Option<Verdict> = None;
     let mut results = Vec::new();
     for (lane, control) in lanes(context, arguments)? {
@@ -103,6 +134,7 @@ async fn run_one(context: &Context, arguments: &Arguments, plan: crate::plan::Pl
         project_root: context.project_root.clone(),
         keep: arguments.keep,
         locked: arguments.plan.locked,
+        started_by: arguments.execution_model.map(StartedBy::model),
     };
     let builds = Arc::new(BuildProgress { progress: progress.clone() });
     let outcome = crate::run::run(options, observer, builds).await;
@@ -120,6 +152,9 @@ async fn run_one(context: &Context, arguments: &Arguments, plan: crate::plan::Pl
         if !outcome.kept.is_empty() {
             eprintln!("kept: {} (`bootproof ps`, `bootproof stop`)", outcome.kept.join(", "));
         }
+    }
+    if let Some(output) = &arguments.output {
+        copy(&outcome.root, output)?;
     }
     Ok(outcome)
 }

@@ -70,7 +70,7 @@ pub struct EnvironmentImage {
     pub packages: BTreeMap<String, String>,
 }
 
-/// What stands between the lane and the hardware.
+/// What stands between the lane and whoever reads its proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExecutionModel {
@@ -82,4 +82,8 @@ pub enum ExecutionModel {
     Recorded,
     /// Nothing was started.
     NothingStarted,
+    /// By a runner that Nix built, on the host: what ran was fixed by the flake's lock. The accelerator says how.
+    MaterializedCheckRunner,
+    /// By a Nix builder, most likely in its sandbox: nothing but the declared inputs was in reach.
+    SandboxedCheck,
 }

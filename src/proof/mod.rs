@@ -6,6 +6,7 @@
 //! Unsigned digests detect damage, not forgery. Never imports `run` or `machine`.
 
 mod atomic;
+mod copy;
 pub mod digest;
 pub mod environment;
 pub mod reports;
@@ -17,6 +18,7 @@ pub mod verify;
 
 pub(crate) use atomic::sync_directory;
 pub use atomic::{write_atomic, write_json_atomic};
+pub use copy::{check_destination, copy};
 pub use environment::Environment;
 pub use reports::{Difference, Replay, replay, write_reports};
 pub(crate) use root::random_id;

@@ -18,14 +18,17 @@ pub struct Facts {
     pub images: BTreeMap<String, BuiltImage>,
     /// A machine was to be started.
     pub started: bool,
+    /// What started the run, where that says more than what the machines ran under.
+    pub started_by: Option<ExecutionModel>,
 }
 
 impl Facts {
     pub fn into_environment(self) -> Environment {
-        let execution_model = match (&self.accelerator, self.started) {
-            (_, false) => ExecutionModel::NothingStarted,
-            (None, true) => ExecutionModel::Recorded,
-            (Some((choice, _)), true) => match choice.mode {
+        let execution_model = match (&self.accelerator, self.started, self.started_by) {
+            (_, false, _) => ExecutionModel::NothingStarted,
+            (_, true, Some(model)) => model,
+            (None, true, None) => ExecutionModel::Recorded,
+            (Some((choice, _)), true, None) => match choice.mode {
                 Accelerator::Kvm => ExecutionModel::HardwareVirtualMachines,
                 Accelerator::Tcg => ExecutionModel::EmulatedVirtualMachines,
             },

@@ -22,6 +22,7 @@ use crate::machine::RunFolders;
 use crate::plan::Plan;
 use crate::plan::model::{Accelerator, LockState};
 use crate::preflight::{self, PreflightInputs, accelerator};
+use crate::proof::environment::ExecutionModel;
 use crate::proof::{self, ProofRoot, SealRequest};
 use crate::report::Story;
 use crate::secret::Secrets;
@@ -37,6 +38,8 @@ pub struct RunOptions {
     pub keep: bool,
     /// Image versions other than the lock's are an error.
     pub locked: bool,
+    /// What started the run, where a runner or a check did.
+    pub started_by: Option<ExecutionModel>,
 }
 
 /// What a run leaves.
@@ -76,7 +79,7 @@ pub async fn run(options: RunOptions, observer: Observer, progress: Arc<dyn Imag
         reporter: &reporter,
         cancel: &cancel,
         progress: progress.as_ref(),
-        facts: environment::Facts::default(),
+        facts: environment::Facts { started_by: options.started_by, ..Default::default() },
         kept: Vec::new(),
     };
     if let Err(error) = session.perform().await {
