@@ -23,10 +23,11 @@ let
         "Cargo.lock"
       ];
   };
-  # nixpkgs before 21.05 cannot read Cargo.lock, and its Rust is years too old: there, the package evaluates and no more.
+  # nixpkgs before 21.05 cannot read Cargo.lock and would want the crates beside it (`cargo vendor`); its Rust is too old in any
+  # case, so that there the package only evaluates.
   old = !(final.rustPlatform ? importCargoLock);
   vendored =
-    if old then { cargoSha256 = lib.fakeSha256; } else { cargoLock.lockFile = ../Cargo.lock; };
+    if old then { cargoVendorDir = "vendor"; } else { cargoLock.lockFile = ../Cargo.lock; };
   common = {
     inherit (cargo.package) version;
     inherit src;

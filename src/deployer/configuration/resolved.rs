@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::cluster::ClusterState;
 use super::document::{ClassDocument, ConfigurationDocument, MatchDocument, SystemDocument, TlsDocument};
 use crate::deployer::bundle::Bundles;
 use crate::deployer::identity::normalised_mac;
@@ -58,14 +59,18 @@ pub struct Netboot {
 }
 
 impl Configuration {
-    /// Reads a file and everything that it names. `packed`: where folders are packed to.
+    /// Reads a file and everything that it names: a configuration (TOML), or a cluster's state (`.json`), which holds one.
+    /// `packed`: where folders are packed to.
     ///
     /// # Errors
     /// Usage: what is wrong, by key and value.
     pub fn load(path: &Path, packed: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .usage(|| format!("failed to read the deployer's configuration `{}`", path.display()))?;
-        let document = ConfigurationDocument::parse(&text, path)?;
+        let document = match path.extension() {
+            Some(extension) if extension == "json" => ClusterState::parse(&text, path)?.deployer,
+            _ => ConfigurationDocument::parse(&text, path)?,
+        };
         Self::resolve(&document, path.parent().unwrap_or(Path::new(".")), packed)
     }
 
