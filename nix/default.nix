@@ -38,7 +38,7 @@ let
           self;
     in
     if lib.head path == "nixosConfigurations" && lib.length path == 2 then
-      named.config.system.build.bootproofImage
+      named.config.system.build.vm
     else
       named;
 

@@ -26,8 +26,7 @@ let
   # nixpkgs before 21.05 cannot read Cargo.lock and would want the crates beside it (`cargo vendor`); its Rust is too old in any
   # case, so that there the package only evaluates.
   old = !(final.rustPlatform ? importCargoLock);
-  vendored =
-    if old then { cargoVendorDir = "vendor"; } else { cargoLock.lockFile = ../Cargo.lock; };
+  vendored = if old then { cargoVendorDir = "vendor"; } else { cargoLock.lockFile = ../Cargo.lock; };
   common = {
     inherit (cargo.package) version;
     inherit src;

@@ -1,6 +1,6 @@
 # A NixOS system as an image that bootproof boots: kernel, initrd and one ext4 file system, loaded without a boot loader.
 #
-# `images.NAME.nix = ".#nixosConfigurations.HOST"` in a lane takes `config.system.build.bootproofImage` of that system.
+# A lane names it as `nix = ".#nixosConfigurations.HOST.config.system.build.bootproofImage"`.
 {
   config,
   lib,

@@ -81,6 +81,20 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// The outputs of the flake that a command line of Nix names are made from lanes that there are.
+fn check_outputs(path: &str, line: &str) {
+    for attribute in line.split_whitespace().filter_map(|word| word.strip_prefix(".#")) {
+        let name = attribute.rsplit('.').next().unwrap();
+        let lane = ["-e2e", "-sandboxed", "-proof"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        let profiles = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/profiles")).unwrap().flatten();
+        let known = profiles.map(|profile| profile.path().join(format!("lanes/{lane}.toml"))).any(|file| file.exists());
+        // Of the flake's other outputs, those that pages name.
+        let other = ["lib.matrix", "<lane>", "NAME", "X", "comes-up"].contains(&attribute)
+            || attribute.starts_with("nixosConfigurations.");
+        assert!(known || other, "{path}: there is no lane `{lane}`: nix {line}");
+    }
+}
+
 #[test]
 fn command_lines_are_understood() {
     let mut count = 0;
@@ -92,6 +106,10 @@ fn command_lines_are_understood() {
         let mentioned = code_spans(&page).into_iter().map(|line| (line, false));
         for (line, whole) in shown.chain(mentioned) {
             // The program's name by itself, and where it is, are no command lines.
+            if let Some(rest) = line.strip_prefix("nix ") {
+                check_outputs(&path, rest);
+                continue;
+            }
             if !line.starts_with("bootproof ") {
                 assert!(!whole, "{path}: only bootproof's own command lines are checked: {line}");
                 continue;

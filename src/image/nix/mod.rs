@@ -95,9 +95,13 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
             let disk = disk::inspect(work, &path).await?;
             Ok(work.record(digest, LockState::NotNeeded, Boot::Firmware, Some(disk), Vec::new()))
         }
-        Found::Kernel { kernel, initrd, parameters } => {
+        Found::Kernel { kernel, initrd, parameters, disk } => {
+            let disk = match disk {
+                Some(path) => Some(disk::inspect(work, &path).await?),
+                None => None,
+            };
             let boot = Boot::Kernel { kernel, uncompressed_kernel: None, initramfs: initrd, parameters };
-            Ok(work.record(digest, LockState::NotNeeded, boot, None, Vec::new()))
+            Ok(work.record(digest, LockState::NotNeeded, boot, disk, Vec::new()))
         }
         Found::Runner(runner) => {
             for told in &runner.left_out {

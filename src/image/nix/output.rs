@@ -16,6 +16,8 @@ pub(super) enum Found {
         kernel: PathBuf,
         initrd: PathBuf,
         parameters: Vec<String>,
+        /// With the root file system, as `bootproof.nixosModules.testing` makes it.
+        disk: Option<PathBuf>,
     },
     /// A script that starts a NixOS VM.
     Runner(Runner),
@@ -26,7 +28,9 @@ impl Found {
     pub fn files(&self) -> Vec<&Path> {
         match self {
             Found::Disk(path) | Found::Medium(path) => vec![path],
-            Found::Kernel { kernel, initrd, .. } => vec![kernel, initrd],
+            Found::Kernel { kernel, initrd, disk, .. } => {
+                [kernel, initrd].into_iter().chain(disk).map(PathBuf::as_path).collect()
+            }
             Found::Runner(runner) => vec![&runner.script, &runner.kernel, &runner.initrd],
         }
     }
@@ -50,7 +54,12 @@ pub(super) fn find(output: &Path) -> Result<Found> {
     }
     let first = |names: &[&str]| names.iter().map(|name| output.join(name)).find(|path| path.is_file());
     if let (Some(kernel), Some(initrd)) = (first(&["kernel", "bzImage"]), first(&["initrd", "initrd.gz"])) {
-        return Ok(Found::Kernel { kernel, initrd, parameters: parameters(output)? });
+        let disk = match images(output)?.as_slice() {
+            [] => None,
+            [disk] => Some(disk.clone()),
+            several => return Err(too_many(output, several.len())),
+        };
+        return Ok(Found::Kernel { kernel, initrd, parameters: parameters(output)?, disk });
     }
     match images(output)?.as_slice() {
         [image] => of_file(image),
@@ -58,9 +67,13 @@ pub(super) fn find(output: &Path) -> Result<Found> {
             "expected is a disk (`*.qcow2`, `*.raw`, `*.img`), `kernel` (or `bzImage`) with `initrd`, or the script of a \
              NixOS VM (`bin/run-*-vm`)",
         )),
-        several => Err(Error::usage(format!("`{}` holds {} disk images", output.display(), several.len()))
-            .hint("name the one that is meant by its own path")),
+        several => Err(too_many(output, several.len())),
     }
+}
+
+fn too_many(output: &Path, count: usize) -> Error {
+    Error::usage(format!("`{}` holds {count} disk images", output.display()))
+        .hint("name the one that is meant by its own path")
 }
 
 fn extension(path: &Path) -> &str {
@@ -216,6 +229,14 @@ mod tests {
         let output = Output::new(&[("notes", "")]);
         assert!(find(&output.at("notes")).unwrap_err().to_string().contains("no image by its name"));
         assert!(find(Path::new("/nowhere/at/all")).unwrap_err().to_string().contains("does not exist"));
+    }
+
+    #[test]
+    fn a_disk_beside_a_kernel_is_its_root() {
+        let output = Output::new(&[("kernel", ""), ("initrd", ""), ("disk.raw", "")]);
+        let Found::Kernel { disk, .. } = output.found().unwrap() else { panic!("a kernel") };
+        assert_eq!(disk, Some(output.at("disk.raw")));
+        Output::new(&[("kernel", ""), ("initrd", ""), ("a.raw", ""), ("b.raw", "")]).is_refused("2 disk images");
     }
 
     #[test]
