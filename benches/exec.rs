@@ -82,7 +82,7 @@ fn tiny(work_root: &Path) -> Outcome<Tiny> {
         Boot::Kernel { kernel, uncompressed_kernel, initramfs, parameters } => {
             Ok(Tiny { kernel: uncompressed_kernel.unwrap_or(kernel), initramfs, parameters })
         }
-        Boot::Firmware => Err("the tiny image has no kernel of its own".into()),
+        Boot::Firmware | Boot::Medium { .. } => Err("the tiny image has no kernel of its own".into()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::marker::MarkerJournal;
 use super::serve::{Agent, Children, Connection, serve};
 use super::surface::{self, Manifest};
-use super::{applets, datagrams, disturb, init, say};
+use super::{applets, datagrams, disturb, init, installer, say};
 use crate::channel::protocol::Role;
 
 const USAGE: &str = "\
@@ -21,6 +21,7 @@ usage: bootproof-agent serve [--port DEVICE | --socket PATH] [MARKER OPTIONS]
        bootproof-agent disturb process NAME kill|terminate|stop|continue
        bootproof-agent disturb clock SHIFT-MS | clock-set UNIX-MS | memory BYTES | fill FOLDER
        bootproof-agent datagrams send HOST:PORT COUNT INTERVAL-MS | receive PORT DURATION-MS [WANTED]
+       bootproof-agent install
        bootproof-agent --version
 marker options: --console PATH (default /dev/console), --run-directory PATH (default /run/bootproof)
 ";
@@ -34,7 +35,7 @@ pub fn main() -> ExitCode {
     let called = arguments.next().unwrap_or_default();
     let name = Path::new(&called).file_name().unwrap_or_default().to_owned();
     if std::process::id() == 1 && name == "init" {
-        init::run();
+        init::run(&arguments.collect::<Vec<_>>());
     }
     let arguments: Vec<OsString> = arguments.collect();
     if let Some(status) = applets::run(&name, &arguments) {
@@ -76,6 +77,7 @@ fn dispatch(words: &[&str]) -> Result<u8, Trouble> {
         ["surface", "show", rest @ ..] => surface_show(rest),
         ["disturb", rest @ ..] => print(&disturb::run(rest).map_err(Trouble::Failure)?),
         ["datagrams", rest @ ..] => print(&datagrams::run(rest).map_err(Trouble::Failure)?),
+        ["install"] => installer::run().map_err(Trouble::Failure),
         ["--version"] => print(concat!("bootproof-agent ", env!("CARGO_PKG_VERSION"), "\n")),
         ["--help"] => print(USAGE),
         [] => Err(Trouble::Misuse("no command was given".into())),

@@ -51,6 +51,15 @@ impl MarkerJournal {
         self
     }
 
+    /// The kernel parameter's.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    pub fn has_node(&self) -> bool {
+        self.node.is_some()
+    }
+
     pub fn console(&self) -> &Path {
         &self.console
     }

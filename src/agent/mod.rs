@@ -1,4 +1,5 @@
-//! The guest's program: init of `tiny`, first stage of a disk image's boot, a service elsewhere.
+//! The guest's program: init of `tiny`, first stage of a disk image's boot, installer of a live system, a
+//! service elsewhere.
 //!
 //! Plain blocking threads over `rustix`, no tokio: it is linked statically and put into every image. What always holds:
 //! it waits for events and never polls in a loop; nothing that a command does can end an agent that is init; and where it
@@ -7,9 +8,12 @@
 
 mod applets;
 mod command_line;
+mod configuration;
 mod datagrams;
 mod disturb;
+mod http;
 mod init;
+mod installer;
 mod kernel_parameters;
 mod marker;
 mod serve;

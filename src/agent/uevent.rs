@@ -28,7 +28,16 @@ impl Uevents {
     /// Waits until something was announced for this subsystem (`block`, `virtio-ports`), or the deadline passed, which is
     /// answered with `false`. When announcements were lost, that counts as one.
     pub fn wait(&self, subsystem: &str, deadline: Option<Instant>) -> io::Result<bool> {
-        let wanted = format!("SUBSYSTEM={subsystem}");
+        self.wait_for(Some(&format!("SUBSYSTEM={subsystem}")), deadline)
+    }
+
+    /// The same for announcements of any kind.
+    pub fn wait_any(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        self.wait_for(None, deadline)
+    }
+
+    fn wait_for(&self, wanted: Option<&str>, deadline: Option<Instant>) -> io::Result<bool> {
+        let wanted = wanted.map(str::as_bytes);
         let mut message = vec![0; 16 << 10];
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -43,7 +52,11 @@ impl Uevents {
                 Err(error) => return Err(error.into()),
             }
             match recv(&self.socket, &mut message[..], RecvFlags::DONTWAIT) {
-                Ok((count, _)) if message[..count].split(|byte| *byte == 0).any(|field| field == wanted.as_bytes()) => {
+                Ok((count, _))
+                    if wanted.is_none_or(|wanted| {
+                        message[..count].split(|byte| *byte == 0).any(|field| field == wanted)
+                    }) =>
+                {
                     return Ok(true);
                 }
                 Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}

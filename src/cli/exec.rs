@@ -26,6 +26,7 @@ use crate::preflight::accelerator::{self, Choice, Prober};
 use crate::preflight::{self};
 use crate::run::machines::{self, Surroundings};
 use crate::run::{Networks, RunningMachine};
+use crate::secret::Secrets;
 
 /// For anything that is ours and not the command's.
 const OUR_FAILURE: u8 = 125;
@@ -181,6 +182,7 @@ impl OneMachine<'_> {
             accelerator: self.mode,
             reporter: &reporter,
             networks: &Networks::default(),
+            secrets: &Secrets::resolve(&self.lane.secrets, &context.project_root)?,
         };
         let machines = machines::start(&surroundings, folders, &self.images).await?;
         let machine = machines.values().next().expect("the lane has one machine");

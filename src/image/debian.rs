@@ -4,19 +4,22 @@
 //! *final layer* is everything of ours: configuration, overlay, agent, file system. So a change of an overlay or of the
 //! agent costs seconds, and lanes that ask for the same packages share the slow part.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::command::Tool;
 use super::index::ImageRecord;
 use super::kernel::{self, Kernel};
+use super::lock::Asked;
+use super::modules::Purpose;
 use super::recipe::Recipe;
 use super::root_filesystem::{self, FinalLayer};
 use super::sources::{self, Source};
 use super::store::{Temporary, Work};
 use super::{BaseDisk, DiskFormat, PackageVersion, apt, digest, index, packages, tiny, tools};
 use crate::error::{Context, Error, Result};
+use crate::lane::model::KernelFlavour;
+use crate::plan::model::ImageSource;
 
 /// Version of the package layer: a change of it makes every layer anew.
 const LAYER_VERSION: u32 = 2;
@@ -41,13 +44,32 @@ Description: stands in for an initramfs generator
 ";
 
 /// What every image has beside its own packages: an init, device management, names that resolve, a look at the network.
-fn base_packages() -> Vec<String> {
-    let kernel = format!("linux-image-cloud-{}", sources::architecture());
+fn base_packages(asked: &Asked) -> Vec<String> {
+    if asked.source == ImageSource::Iso {
+        // All that is in a live system stands in its own list.
+        return Vec::new();
+    }
+    // One kernel: the recipe's own stands among the packages.
+    let generic = asked.packages.contains(&kernel_package(KernelFlavour::Generic));
+    let kernel = (!generic).then(|| kernel_package(KernelFlavour::Cloud));
     ["systemd", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "libnss-myhostname"]
         .into_iter()
         .map(String::from)
-        .chain([kernel])
+        .chain(kernel)
         .collect()
+}
+
+/// The package that brings the distribution's newest kernel.
+pub(super) fn kernel_package(flavour: KernelFlavour) -> String {
+    let architecture = sources::architecture();
+    match flavour {
+        KernelFlavour::Generic => format!("linux-image-{architecture}"),
+        KernelFlavour::Cloud => format!("linux-image-cloud-{architecture}"),
+    }
+}
+
+fn wanted_packages(asked: &Asked) -> Vec<String> {
+    base_packages(asked).into_iter().chain(asked.packages.iter().cloned()).collect()
 }
 
 /// What of mmdebstrap's log tells how far it is.
@@ -68,7 +90,7 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
     let Recipe::Debian { files, commands, size, .. } = &work.resolved.recipe else {
         return Err(Error::infrastructure("a recipe of another kind reached the builder of `debian` images"));
     };
-    let layer = package_layer(work).await?;
+    let layer = package_layer(work, purpose(work)).await?;
     let digest = work.resolved.digest(&layer.packages)?;
     if let Some(record) = tiny::existing(work, &digest, &layer.packages) {
         return Ok(record);
@@ -85,11 +107,18 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
     tiny::assemble(work, digest, layer.kernel, parameters, disk, layer.packages).await
 }
 
+/// A kernel for real hardware has an initramfs for real hardware.
+fn purpose(work: &Work<'_>) -> Purpose {
+    let generic = kernel_package(KernelFlavour::Generic);
+    let is_generic = work.resolved.asked.as_ref().is_some_and(|asked| asked.packages.contains(&generic));
+    if is_generic { Purpose::Installed } else { Purpose::Virtual }
+}
+
 /// A package layer in the store.
-struct Layer {
-    root_tar: PathBuf,
-    kernel: Kernel,
-    packages: Vec<PackageVersion>,
+pub(super) struct Layer {
+    pub root_tar: PathBuf,
+    pub kernel: Kernel,
+    pub packages: Vec<PackageVersion>,
 }
 
 impl Layer {
@@ -104,11 +133,11 @@ impl Layer {
 }
 
 /// Finds the package layer, or makes it.
-async fn package_layer(work: &Work<'_>) -> Result<Layer> {
+pub(super) async fn package_layer(work: &Work<'_>, purpose: Purpose) -> Result<Layer> {
     let Some(asked) = &work.resolved.asked else {
         return Err(Error::infrastructure("a debian image asks for no packages"));
     };
-    let key = digest::of_value(&(LAYER_VERSION, asked, base_packages(), LEFT_OUT, &work.resolved.wanted))?;
+    let key = digest::of_value(&(LAYER_VERSION, asked, base_packages(asked), LEFT_OUT, &work.resolved.wanted))?;
     let key = key.trim_start_matches("sha256:");
     let place = work.store.folder("layers").join(key);
     if let Some(layer) = Layer::load(&place) {
@@ -124,9 +153,9 @@ async fn package_layer(work: &Work<'_>) -> Result<Layer> {
     fs::create_dir(&layer).infrastructure(|| format!("failed to make `{}`", layer.display()))?;
     work.stage(&format!("installing {} packages of {} and what they need", asked.packages.len(), asked.suite));
     let tar = layer.join("root.tar");
-    run_mmdebstrap(work, &temporary, &asked.suite, &asked.packages, &tar).await?;
+    run_mmdebstrap(work, &temporary, asked, &tar).await?;
     work.stage("taking the kernel out of the package layer");
-    take_out(work, &temporary, &layer).await?;
+    take_out(work, &temporary, purpose, &layer).await?;
     work.store.publish(&layer, &place)?;
     Layer::load(&place)
         .ok_or_else(|| Error::infrastructure(format!("failed to read back the package layer `{}`", place.display())))
@@ -139,18 +168,13 @@ pub(super) async fn resolve(work: &Work<'_>) -> Result<Vec<PackageVersion>> {
     work.stage(&format!("resolving {} packages of {}", asked.packages.len(), asked.suite));
     check_keyrings(&sources::for_suite(&asked.suite)?)?;
     let archive = apt::Archive::refreshed(work.store, &asked.suite, STAND_IN_STATUS, work.cancel).await?;
-    let packages: Vec<String> = base_packages().into_iter().chain(asked.packages.iter().cloned()).collect();
+    let packages = wanted_packages(asked);
     archive.simulate_install(&packages, &asked.suite, work.cancel).await
 }
 
 /// Runs mmdebstrap over the host's sources; all that it makes stays below the temporary folder.
-async fn run_mmdebstrap(
-    work: &Work<'_>,
-    temporary: &Temporary,
-    suite: &str,
-    packages: &BTreeSet<String>,
-    tar: &Path,
-) -> Result<()> {
+async fn run_mmdebstrap(work: &Work<'_>, temporary: &Temporary, asked: &Asked, tar: &Path) -> Result<()> {
+    let suite = asked.suite.as_str();
     let sources = sources::for_suite(suite)?;
     check_keyrings(&sources)?;
     let no_way = || Error::blocked(tools::NO_WAY_INTO_A_ROOT).hint(tools::WAYS_INTO_A_ROOT);
@@ -161,10 +185,7 @@ async fn run_mmdebstrap(
     let mut arguments: Vec<String> = vec![
         format!("--mode={}", mode()),
         "--variant=minbase".into(),
-        format!(
-            "--include={}",
-            base_packages().into_iter().chain(packages.iter().cloned()).collect::<Vec<_>>().join(",")
-        ),
+        format!("--include={}", wanted_packages(asked).join(",")),
         format!("--setup-hook=cat >> \"$1/var/lib/dpkg/status\" <<'STATUS'\n{STAND_IN_STATUS}\nSTATUS"),
         // Nobody needs a build's own file to survive a power cut; the machine under test gets dpkg's defaults back.
         "--dpkgopt=force-unsafe-io".into(),
@@ -268,7 +289,7 @@ fn select_options(dump: &str) -> Vec<String> {
 }
 
 /// Takes the kernel, its modules and the list of packages out of the layer's tar file.
-async fn take_out(work: &Work<'_>, temporary: &Temporary, layer: &Path) -> Result<()> {
+async fn take_out(work: &Work<'_>, temporary: &Temporary, purpose: Purpose, layer: &Path) -> Result<()> {
     let tree = temporary.path().join("tree");
     fs::create_dir(&tree).infrastructure(|| format!("failed to make `{}`", tree.display()))?;
     let tar = layer.join("root.tar");
@@ -281,7 +302,7 @@ async fn take_out(work: &Work<'_>, temporary: &Temporary, layer: &Path) -> Resul
         .await?;
     let layer = layer.to_path_buf();
     tiny::blocking(move || {
-        kernel::take(&tree, &layer.join("kernel"))?;
+        kernel::take(&tree, purpose, &layer.join("kernel"))?;
         let status = tree.join("var/lib/dpkg/status");
         let text = fs::read_to_string(&status).infrastructure(|| format!("failed to read `{}`", status.display()))?;
         index::write(&layer.join("packages.json"), &packages::from_dpkg_status(&text, STAND_IN))

@@ -52,6 +52,7 @@ impl ImageRecord {
                     && uncompressed_kernel.as_ref().is_none_or(|path| path.is_file())
             }
             Boot::Firmware => true,
+            Boot::Medium { path } => path.is_file(),
         };
         self.version == RECORD_VERSION && boot && self.disk.as_ref().is_none_or(|disk| disk.path.is_file())
     }

@@ -9,14 +9,16 @@ use std::path::Path;
 
 use cpio::newc::{Builder, ModeFileType, trailer};
 
-use super::modules::Module;
+use super::modules::{self, Modules};
 use crate::error::{Context, Result};
 
 /// Lists the modules to load, in load order, one path a line.
 const MODULE_LIST: &str = "etc/bootproof/modules";
+/// What to load for a device: its pattern, then modules in load order, parted by blanks.
+const ALIAS_TABLE: &str = "etc/bootproof/module-aliases";
 
 /// Writes the initramfs: `/init` is the agent, `/bin/<applet>` links to it.
-pub(super) fn write(path: &Path, agent: &Path, modules: &[Module], applets: &[&str]) -> Result<()> {
+pub(super) fn write(path: &Path, agent: &Path, modules: &Modules, applets: &[&str]) -> Result<()> {
     let context = || format!("failed to write the initramfs `{}`", path.display());
     let agent = fs::read(agent).infrastructure(|| format!("failed to read the agent `{}`", agent.display()))?;
     let mut archive = Archive { out: BufWriter::new(File::create(path).infrastructure(context)?), inode: 0 };
@@ -31,7 +33,7 @@ struct Archive<W: Write> {
 }
 
 impl<W: Write> Archive<W> {
-    fn fill(&mut self, agent: &[u8], modules: &[Module], applets: &[&str]) -> std::io::Result<()> {
+    fn fill(&mut self, agent: &[u8], modules: &Modules, applets: &[&str]) -> std::io::Result<()> {
         for folder in
             ["bin", "dev", "etc", "etc/bootproof", "lib", "lib/modules", "mnt", "proc", "root", "run", "sys", "tmp"]
         {
@@ -44,12 +46,22 @@ impl<W: Write> Archive<W> {
             self.entry(&format!("bin/{applet}"), ModeFileType::Symlink, 0o777, b"/init", (0, 0))?;
         }
         let mut list = String::new();
-        for module in modules {
+        for (index, module) in modules.all.iter().enumerate() {
             let path = format!("lib/modules/{}.ko", module.name);
             self.entry(&path, ModeFileType::Regular, 0o644, &module.bytes, (0, 0))?;
-            list.push_str(&format!("/{path}\n"));
+            if index < modules.always {
+                list.push_str(&format!("/{path}\n"));
+            }
         }
         self.entry(MODULE_LIST, ModeFileType::Regular, 0o644, list.as_bytes(), (0, 0))?;
+        if modules.always < modules.all.len() {
+            let mut table = String::new();
+            for (pattern, names) in modules::aliases(&modules.all) {
+                let paths: Vec<String> = names.iter().map(|name| format!("/lib/modules/{name}.ko")).collect();
+                table.push_str(&format!("{pattern} {}\n", paths.join(" ")));
+            }
+            self.entry(ALIAS_TABLE, ModeFileType::Regular, 0o644, table.as_bytes(), (0, 0))?;
+        }
         trailer(&mut self.out)?;
         self.out.flush()
     }
@@ -80,9 +92,12 @@ impl<W: Write> Archive<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::modules::Module;
 
-    fn modules() -> Vec<Module> {
-        ["virtio_ring", "virtio"].map(|name| Module { name: name.into(), bytes: name.as_bytes().to_vec() }).into()
+    fn modules() -> Modules {
+        let all: Vec<_> =
+            ["virtio_ring", "virtio"].map(|name| Module { name: name.into(), bytes: name.as_bytes().to_vec() }).into();
+        Modules { always: all.len(), all }
     }
 
     #[test]

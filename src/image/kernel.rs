@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elf::Elf;
 use super::index;
-use super::modules::{self, Module};
+use super::modules::{self, Module, Modules, Purpose};
 use crate::error::{Context, Error, Result};
 
 /// Raised whenever other modules are taken: a kernel in the store is then taken anew.
@@ -17,7 +17,7 @@ const VERSION: u32 = 2;
 pub(super) struct Kernel {
     pub image: PathBuf,
     pub uncompressed: Option<PathBuf>,
-    pub modules: Vec<Module>,
+    pub modules: Modules,
 }
 
 /// What stands beside the files.
@@ -30,20 +30,29 @@ struct Manifest {
     uncompressed: bool,
     /// In load order.
     modules: Vec<String>,
+    /// How many of them are loaded whatever devices there are; all of them when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    always: Option<usize>,
 }
 
 /// Takes a kernel and the modules that a guest needs out of an unpacked tree (`boot/`, `lib/modules/`) into a folder.
-pub(super) fn take(tree: &Path, into: &Path) -> Result<()> {
+pub(super) fn take(tree: &Path, purpose: Purpose, into: &Path) -> Result<()> {
     let (image, release) = newest_image(&tree.join("boot"))?;
     let folder = ["usr/lib/modules", "lib/modules"]
         .iter()
         .map(|place| tree.join(place).join(&release))
         .find(|folder| folder.is_dir());
-    take_files(&image, &release, folder.as_deref(), into)
+    take_files(&image, &release, folder.as_deref(), purpose, into)
 }
 
 /// The same for a kernel and its modules that stand anywhere. Without modules, all drivers have to be built in.
-pub(super) fn take_files(image: &Path, release: &str, modules_folder: Option<&Path>, into: &Path) -> Result<()> {
+pub(super) fn take_files(
+    image: &Path,
+    release: &str,
+    modules_folder: Option<&Path>,
+    purpose: Purpose,
+    into: &Path,
+) -> Result<()> {
     let context = || format!("failed to copy the kernel `{}`", image.display());
     fs::create_dir_all(into.join("modules")).infrastructure(context)?;
     let bytes = fs::read(image).map_err(|error| {
@@ -56,15 +65,16 @@ pub(super) fn take_files(image: &Path, release: &str, modules_folder: Option<&Pa
     if let Some(bytes) = &uncompressed {
         fs::write(into.join("vmlinux"), bytes).infrastructure(context)?;
     }
-    let modules = modules_folder.map(modules::for_guest).transpose()?.unwrap_or_default();
-    for module in &modules {
+    let modules = modules_folder.map(|folder| modules::choose(folder, purpose)).transpose()?.unwrap_or_default();
+    for module in &modules.all {
         fs::write(into.join("modules").join(&module.name), &module.bytes).infrastructure(context)?;
     }
     let manifest = Manifest {
         version: VERSION,
         release: release.into(),
         uncompressed: uncompressed.is_some(),
-        modules: modules.into_iter().map(|module| module.name).collect(),
+        always: (modules.always < modules.all.len()).then_some(modules.always),
+        modules: modules.all.into_iter().map(|module| module.name).collect(),
     };
     index::write(&into.join("kernel.json"), &manifest)
 }
@@ -81,6 +91,7 @@ pub(super) fn load(folder: &Path) -> Option<Kernel> {
         .into_iter()
         .map(|name| Some(Module { bytes: fs::read(folder.join("modules").join(&name)).ok()?, name }))
         .collect::<Option<Vec<_>>>()?;
+    let modules = Modules { always: manifest.always.unwrap_or(modules.len()), all: modules };
     Some(Kernel { image, uncompressed: manifest.uncompressed.then(|| folder.join("vmlinux")), modules })
 }
 
@@ -161,11 +172,11 @@ mod tests {
         modules::tests::fake_modules(&tree.path().join("lib/modules/1.2"), &modules, &[]);
         let into = tree.path().join("kernel");
         assert!(load(&into).is_none());
-        take(tree.path(), &into).unwrap();
+        take(tree.path(), Purpose::Virtual, &into).unwrap();
         let kernel = load(&into).unwrap();
         assert_eq!(fs::read(kernel.image).unwrap(), b"KERNEL");
         assert_eq!(kernel.uncompressed, None);
-        let names: Vec<_> = kernel.modules.iter().map(|module| module.name.as_str()).collect();
+        let names: Vec<_> = kernel.modules.all.iter().map(|module| module.name.as_str()).collect();
         assert_eq!(names, ["virtio", "virtio_pci", "virtio_console"]);
         fs::remove_file(into.join("modules/virtio")).unwrap();
         assert!(load(&into).is_none(), "a kernel with a module missing is not whole");

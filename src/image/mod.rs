@@ -21,6 +21,7 @@ mod disk;
 mod elf;
 mod index;
 mod initramfs;
+mod iso;
 mod kernel;
 mod lock;
 mod modules;

@@ -17,6 +17,46 @@ const NEEDED: &[&str] = &["virtio_pci", "virtio_console"];
 /// Disks, network, the root file system and the power button: a kernel without one of them may still do.
 const USEFUL: &[&str] = &["virtio_blk", "virtio_net", "ext4", "button", "evdev"];
 
+/// What reaching a medium takes on any machine: file systems and their like.
+const MEDIUM: &[&str] = &["isofs", "squashfs", "overlay", "loop"];
+/// Drivers of what a medium, or an installed system's disk, may be behind: each is loaded where its device is.
+const HARDWARE: &[&str] = &[
+    "ahci",
+    "ata_piix",
+    "ata_generic",
+    "nvme",
+    "sd_mod",
+    "sr_mod",
+    "virtio_scsi",
+    "usb_storage",
+    "uas",
+    "xhci_pci",
+    "ehci_pci",
+    "ohci_pci",
+    "uhci_hcd",
+    "mmc_block",
+    "sdhci_pci",
+    "hv_storvsc",
+    "vmw_pvscsi",
+    "mptspi",
+    "mpt3sas",
+    "megaraid_sas",
+    "aacraid",
+    "hpsa",
+    "smartpqi",
+];
+
+/// What an initramfs is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Machines that QEMU starts: their devices are known.
+    Virtual,
+    /// A live medium, on whatever machine.
+    Medium,
+    /// A system that was installed, on whatever machine.
+    Installed,
+}
+
 /// A module, uncompressed, ready to be put into an initramfs.
 #[derive(Debug)]
 pub(super) struct Module {
@@ -24,16 +64,68 @@ pub(super) struct Module {
     pub bytes: Vec<u8>,
 }
 
+/// The modules of an initramfs.
+#[derive(Debug, Default)]
+pub(super) struct Modules {
+    /// In load order.
+    pub all: Vec<Module>,
+    /// How many of them are loaded whatever devices there are: the first ones.
+    pub always: usize,
+}
+
 /// The modules that stage 1 loads, in load order.
-pub(super) fn for_guest(modules_folder: &Path) -> Result<Vec<Module>> {
+pub(super) fn choose(modules_folder: &Path, purpose: Purpose) -> Result<Modules> {
     let mut tree = Tree::read(modules_folder)?;
     for name in NEEDED {
         tree.load(name, true)?;
     }
+    if purpose == Purpose::Medium {
+        for name in MEDIUM {
+            tree.load(name, true)?;
+        }
+    }
     for name in USEFUL {
         tree.load(name, false)?;
     }
-    Ok(tree.ordered)
+    let always = tree.ordered.len();
+    if purpose != Purpose::Virtual {
+        for name in HARDWARE {
+            tree.load(name, false)?;
+        }
+    }
+    Ok(Modules { all: tree.ordered, always })
+}
+
+/// For each name that a device may have by which one of these modules is found (a pattern as of a shell), the modules to
+/// load, in load order; by the module's own words.
+pub(super) fn aliases(modules: &[Module]) -> Vec<(String, Vec<String>)> {
+    let informations: BTreeMap<&str, Information> =
+        modules.iter().filter_map(|module| Some((module.name.as_str(), Information::of(&module.bytes)?))).collect();
+    let mut table = Vec::new();
+    for module in modules {
+        let Some(information) = informations.get(module.name.as_str()) else { continue };
+        let mut wanted = BTreeSet::from([module.name.clone()]);
+        let mut open = vec![module.name.clone()];
+        while let Some(name) = open.pop() {
+            let Some(information) = informations.get(name.as_str()) else { continue };
+            for other in information.depends.iter().chain(&information.before).map(|name| normalise(name)) {
+                if wanted.insert(other.clone()) {
+                    open.push(other);
+                }
+            }
+        }
+        let chain: Vec<String> =
+            modules.iter().map(|module| &module.name).filter(|name| wanted.contains(*name)).cloned().collect();
+        // Aliases without a colon name a module, not a device.
+        table.extend(
+            information
+                .aliases
+                .iter()
+                .filter(|alias| alias.contains(':') && !alias.contains(char::is_whitespace))
+                .map(|alias| (alias.clone(), chain.clone())),
+        );
+    }
+    table
 }
 
 /// `lib/modules/<release>` of one kernel.
@@ -111,6 +203,8 @@ struct Information {
     depends: Vec<String>,
     /// Soft dependencies that load before it.
     before: Vec<String>,
+    /// Patterns of the devices that it drives.
+    aliases: Vec<String>,
 }
 
 impl Information {
@@ -127,6 +221,7 @@ impl Information {
                 Some(("depends", names)) => {
                     information.depends.extend(names.split(',').filter(|name| !name.is_empty()).map(String::from));
                 }
+                Some(("alias", pattern)) => information.aliases.push(pattern.into()),
                 Some(("softdep", rule)) => {
                     let mut before = false;
                     for word in rule.split_whitespace() {
@@ -227,7 +322,8 @@ pub(super) mod tests {
             ],
             &["virtio_blk"],
         );
-        let names: Vec<_> = for_guest(folder.path()).unwrap().into_iter().map(|module| module.name).collect();
+        let names: Vec<_> =
+            choose(folder.path(), Purpose::Virtual).unwrap().all.into_iter().map(|module| module.name).collect();
         assert_eq!(
             names,
             [
@@ -244,10 +340,27 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn drivers_of_hardware_are_there_and_loaded_only_where_their_device_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = ["virtio_pci", "virtio_console", "isofs", "squashfs", "overlay", "loop", "libata"];
+        let mut modules: Vec<(&str, &str)> = plain.iter().map(|name| (*name, "depends=\0")).collect();
+        modules.push(("ahci", "alias=pci:v*d*sv*sd*bc01sc06i01*\0alias=ahci-name\0depends=libata\0"));
+        fake_modules(folder.path(), &modules, &[]);
+        let chosen = choose(folder.path(), Purpose::Medium).unwrap();
+        let names: Vec<&str> = chosen.all.iter().map(|module| module.name.as_str()).collect();
+        assert_eq!(names[chosen.always..], ["libata", "ahci"]);
+        assert!(names[..chosen.always].contains(&"squashfs"));
+        let expected = ("pci:v*d*sv*sd*bc01sc06i01*".to_owned(), vec!["libata".to_owned(), "ahci".to_owned()]);
+        assert_eq!(aliases(&chosen.all), [expected]);
+        let installed = choose(folder.path(), Purpose::Installed).unwrap();
+        assert!(installed.all.iter().all(|module| module.name != "squashfs"));
+    }
+
+    #[test]
     fn a_kernel_without_the_console_driver_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fake_modules(folder.path(), &[], &["virtio_pci"]);
-        assert!(for_guest(folder.path()).unwrap_err().to_string().contains("`virtio_console`"));
+        assert!(choose(folder.path(), Purpose::Virtual).unwrap_err().to_string().contains("`virtio_console`"));
     }
 
     #[test]
@@ -258,6 +371,6 @@ pub(super) mod tests {
             &[("virtio_console", "depends=virtio_pci\0"), ("virtio_pci", "depends=virtio_console\0")],
             &[],
         );
-        assert_eq!(for_guest(folder.path()).unwrap().len(), 2);
+        assert_eq!(choose(folder.path(), Purpose::Virtual).unwrap().all.len(), 2);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::recipe::{Recipe, Resolved};
 use super::request::ImageRequest;
 use super::store::ImageStore;
-use super::{agent_binary, debian, tiny};
+use super::{agent_binary, debian, iso, tiny};
 use crate::error::{ErrorKind, Result};
 use crate::image::ImageLock;
 use crate::plan::model::{LockState, PlannedImage};
@@ -41,7 +41,8 @@ pub fn plan_image(work_root: &Path, project_root: &Path, request: &ImageRequest)
         Recipe::Tiny { .. } => tiny::BUILD_DISK,
         // The packages as files, as a tree and as a disk; the disk holds no more than its size.
         Recipe::Debian { size, .. } => debian::BUILD_DISK_BASE + size,
-        Recipe::Disk { .. } => 0,
+        Recipe::Installer => iso::BUILD_DISK,
+        Recipe::Disk { .. } | Recipe::Iso { .. } => 0,
         Recipe::Nix { .. } => 0,
     };
     Ok(PlannedImage {
@@ -49,7 +50,7 @@ pub fn plan_image(work_root: &Path, project_root: &Path, request: &ImageRequest)
         recipe_digest: resolved.recipe_digest.clone(),
         digest,
         lock,
-        present: found.is_some() || matches!(resolved.recipe, Recipe::Disk { .. }),
+        present: found.is_some() || matches!(resolved.recipe, Recipe::Disk { .. } | Recipe::Iso { .. }),
         build_disk: crate::lane::units::Size(build_disk),
     })
 }

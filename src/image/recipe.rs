@@ -9,9 +9,9 @@ use super::lock::{Asked, ImageLock};
 use super::nix::NixSource;
 use super::request::ImageRequest;
 use super::store::ImageStore;
-use super::{PackageVersion, agent_binary, digest, disk, packages, sources};
+use super::{PackageVersion, agent_binary, digest, disk, iso, packages, sources};
 use crate::error::{Error, Result};
-use crate::lane::model::NixImage;
+use crate::lane::model::{IsoImage, KernelFlavour, NixImage};
 use crate::plan::model::{ImageSource, LockState};
 
 /// Version of the way images are made: a change of it makes every image anew.
@@ -34,10 +34,31 @@ pub(super) struct Resolved {
 
 /// The recipe with its paths found.
 pub(super) enum Recipe {
-    Tiny { kernel: Option<GivenKernel> },
-    Debian { files: Option<PathBuf>, commands: Vec<String>, size: u64 },
-    Disk { path: PathBuf, digest: String },
-    Nix { source: NixSource, output: Option<String>, jobs: Option<u32>, cores: Option<u32> },
+    Tiny {
+        kernel: Option<GivenKernel>,
+    },
+    Debian {
+        files: Option<PathBuf>,
+        commands: Vec<String>,
+        size: u64,
+    },
+    Disk {
+        path: PathBuf,
+        digest: String,
+    },
+    Nix {
+        source: NixSource,
+        output: Option<String>,
+        jobs: Option<u32>,
+        cores: Option<u32>,
+    },
+    /// A medium that exists.
+    Iso {
+        path: PathBuf,
+        digest: String,
+    },
+    /// Our installer.
+    Installer,
 }
 
 impl Recipe {
@@ -47,14 +68,15 @@ impl Recipe {
         match self {
             Recipe::Nix { source, .. } => source.may_change(),
             Recipe::Tiny { .. } | Recipe::Debian { .. } | Recipe::Disk { .. } => false,
+            Recipe::Iso { .. } | Recipe::Installer => false,
         }
     }
 
     /// Images that bring their own agent, or none, are not made of ours.
     pub fn needs_agent(&self) -> bool {
         match self {
-            Recipe::Tiny { .. } | Recipe::Debian { .. } => true,
-            Recipe::Disk { .. } | Recipe::Nix { .. } => false,
+            Recipe::Tiny { .. } | Recipe::Debian { .. } | Recipe::Installer => true,
+            Recipe::Disk { .. } | Recipe::Nix { .. } | Recipe::Iso { .. } => false,
         }
     }
 }
@@ -136,7 +158,10 @@ impl Resolved {
                 }
                 settings.push(format!("size {}", debian.size.bytes()));
                 settings.extend(debian.commands.iter().map(|command| format!("command {command}")));
-                let packages: BTreeSet<String> = debian.packages.iter().cloned().collect();
+                let mut packages: BTreeSet<String> = debian.packages.iter().cloned().collect();
+                if debian.kernel == Some(KernelFlavour::Generic) {
+                    packages.insert(super::debian::kernel_package(KernelFlavour::Generic));
+                }
                 check_names(&request.name, std::iter::once(&debian.suite).chain(&packages))?;
                 let asked = Asked {
                     source: ImageSource::Debian,
@@ -155,6 +180,26 @@ impl Resolved {
                 files.push(record.sha256.clone());
                 (Recipe::Disk { path, digest: record.sha256 }, None)
             }
+            ImageSource::Iso => match request.image.iso.as_ref().ok_or_else(|| no_such_recipe(request, "iso"))? {
+                IsoImage::File { path, sha512 } => {
+                    let path = find(path)?;
+                    let record = disk::checked_record(store, &request.name, &path, sha512.as_deref())?;
+                    files.push(record.sha256.clone());
+                    (Recipe::Iso { path, digest: record.sha256 }, None)
+                }
+                IsoImage::Installer { suite, packages, kernel } => {
+                    let packages = iso::packages(*kernel, packages);
+                    check_names(&request.name, std::iter::once(suite).chain(&packages))?;
+                    settings.push(format!("medium {}", iso::VERSION));
+                    let asked = Asked {
+                        source: ImageSource::Iso,
+                        suite: suite.clone(),
+                        architecture: sources::architecture().into(),
+                        packages,
+                    };
+                    (Recipe::Installer, Some(asked))
+                }
+            },
             ImageSource::Nix => {
                 let image = request.image.nix.as_ref().ok_or_else(|| no_such_recipe(request, "nix"))?;
                 let source = nix_source(image, store, &find)?;
@@ -206,8 +251,8 @@ impl Resolved {
     /// The digest of an image that is a file.
     pub fn file_digest(&self) -> Option<String> {
         match &self.recipe {
-            Recipe::Disk { digest, .. } => Some(digest.clone()),
-            Recipe::Tiny { .. } | Recipe::Debian { .. } | Recipe::Nix { .. } => None,
+            Recipe::Disk { digest, .. } | Recipe::Iso { digest, .. } => Some(digest.clone()),
+            Recipe::Tiny { .. } | Recipe::Debian { .. } | Recipe::Nix { .. } | Recipe::Installer => None,
         }
     }
 
@@ -249,6 +294,7 @@ fn no_such_recipe(request: &ImageRequest, source: &str) -> Error {
         ("debian", image.debian.is_some()),
         ("nix", image.nix.is_some()),
         ("disk", image.disk.is_some()),
+        ("iso", image.iso.is_some()),
     ]
     .iter()
     .filter(|(_, there)| *there)
@@ -295,6 +341,7 @@ mod tests {
             packages: vec!["b".into(), "a".into()],
             files: None,
             commands: Vec::new(),
+            kernel: None,
             size: Size::gibibytes(1),
         };
         change(&mut debian);

@@ -73,6 +73,8 @@ pub enum Boot {
     },
     /// The firmware finds a boot loader on the disk.
     Firmware,
+    /// The firmware finds a boot loader on a medium, where the machine's disks have none.
+    Medium { path: PathBuf },
 }
 
 /// A folder that the guest reads through 9p, and never writes.

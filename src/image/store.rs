@@ -23,7 +23,7 @@ use super::index::{self, ImageRecord};
 use super::lock::{Asked, ImageLock};
 use super::recipe::Resolved;
 use super::request::{BuiltImage, ImageProgress, ImageRequest};
-use super::{PackageVersion, debian, disk, nix, provenance, tiny};
+use super::{PackageVersion, debian, disk, iso, nix, provenance, tiny};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::plan::model::{ImageSource, LockState};
 
@@ -80,7 +80,7 @@ impl ImageStore {
         let Some(asked) = resolved.asked.clone() else { return Ok(None) };
         let work = Work { store: self, request, resolved: &resolved, progress, cancel: &cancel };
         let packages = match asked.source {
-            ImageSource::Debian => debian::resolve(&work).await?,
+            ImageSource::Debian | ImageSource::Iso => debian::resolve(&work).await?,
             ImageSource::Tiny => tiny::resolve(&work).await?,
             ImageSource::Nix | ImageSource::Disk => return Ok(None),
         };
@@ -124,6 +124,7 @@ impl ImageStore {
             ImageSource::Tiny => tiny::build(&work).await?,
             ImageSource::Debian => debian::build(&work).await?,
             ImageSource::Disk => disk::build(&work).await?,
+            ImageSource::Iso => iso::build(&work).await?,
             ImageSource::Nix => nix::build(&work).await?,
         };
         index::write(&self.index_file(&resolved.key), &record)?;

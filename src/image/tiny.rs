@@ -8,6 +8,7 @@ use super::digest;
 use super::index::{self, ImageRecord};
 use super::initramfs;
 use super::kernel::{self, Kernel};
+use super::modules::Purpose;
 use super::recipe::{GivenKernel, Recipe};
 use super::store::Work;
 use super::{BaseDisk, Boot, PackageVersion, sources};
@@ -114,7 +115,7 @@ async fn given_kernel(work: &Work<'_>, given: &GivenKernel) -> Result<Kernel> {
         .as_deref()
         .and_then(Path::file_name)
         .map_or_else(|| "unknown".to_string(), |name| name.to_string_lossy().into_owned());
-    blocking(move || kernel::take_files(&image, &release, modules.as_deref(), &folder)).await?;
+    blocking(move || kernel::take_files(&image, &release, modules.as_deref(), Purpose::Virtual, &folder)).await?;
     let digest = digest::of_file(&given.kernel)?;
     let place = work.store.folder("kernels").join(format!(
         "given-{}-{}",
@@ -205,7 +206,7 @@ async fn fetch(work: &Work<'_>, archive: &Archive, packages: &[PackageVersion]) 
     }
     let into = temporary.path().join("kernel");
     let folder = into.clone();
-    blocking(move || kernel::take(&tree, &folder)).await?;
+    blocking(move || kernel::take(&tree, Purpose::Virtual, &folder)).await?;
     keep(work, &into, &place)
 }
 
@@ -232,7 +233,7 @@ async fn host_kernel(work: &Work<'_>) -> Option<(Kernel, Vec<PackageVersion>)> {
     let into = temporary.path().join("kernel");
     let folder = into.clone();
     let name = release.clone();
-    blocking(move || kernel::take_files(&image, &name, Some(&modules), &folder)).await.ok()?;
+    blocking(move || kernel::take_files(&image, &name, Some(&modules), Purpose::Virtual, &folder)).await.ok()?;
     let kernel = keep(work, &into, &work.store.folder("kernels").join(format!("host-{release}"))).ok()?;
     Some((kernel, vec![PackageVersion { name: "host-kernel".into(), version: release }]))
 }

@@ -46,14 +46,19 @@ pub(super) fn how_to_get(command: &str) -> String {
 
 /// Commands that making an image of this source needs and the host does not have, each with its remedy. Empty when all
 /// is there. A tiny image made of a given kernel, and images that are built already, need less than this says.
+///
+/// What an installer's medium takes beside packages (GRUB, xorriso, squashfs tools) is installed into its own root, and run
+/// there: the host needs no more than for a disk.
 pub fn missing_tools(source: ImageSource) -> Vec<Finding> {
+    let from_packages = matches!(source, ImageSource::Debian | ImageSource::Iso);
     let mut wanted = match source {
         ImageSource::Tiny => vec!["apt-get", "apt-cache", "dpkg-deb"],
         ImageSource::Debian => vec!["mmdebstrap", "apt-get", "tar", "mkfs.ext4"],
         ImageSource::Nix => vec!["nix"],
         ImageSource::Disk => vec!["qemu-img"],
+        ImageSource::Iso => vec!["mmdebstrap", "apt-get", "tar"],
     };
-    if source == ImageSource::Debian {
+    if from_packages {
         wanted.push(if is_root() { "unshare" } else { "fakeroot" });
     }
     let mut findings: Vec<Finding> = wanted
@@ -61,7 +66,7 @@ pub fn missing_tools(source: ImageSource) -> Vec<Finding> {
         .filter(|command| find(command).is_none())
         .map(|command| finding(format!("`{command}` is not installed"), how_to_get(command)))
         .collect();
-    if source == ImageSource::Debian && !can_enter_a_root() {
+    if from_packages && !can_enter_a_root() {
         findings.push(finding(NO_WAY_INTO_A_ROOT.into(), WAYS_INTO_A_ROOT.into()));
     }
     findings

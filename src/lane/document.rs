@@ -12,7 +12,9 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::disturbance_document::{AttachmentDocument, FaultDocument, ScheduleDocument, SwitchedNetworkDocument};
-use super::model::{Backend, Budget, ConsoleDevice, Firmware, PowerAction, Requires, TextCheck, Tier, WriteCache};
+use super::model::{
+    Backend, Budget, ConsoleDevice, Firmware, KernelFlavour, PowerAction, Requires, TextCheck, Tier, WriteCache,
+};
 use super::reader::Spanned;
 use super::units::{Share, Size, Span};
 
@@ -145,6 +147,8 @@ pub struct ImageDocument {
     pub nix: Option<Spanned<Terse<String, NixImageDocument>>>,
     #[serde(default)]
     pub disk: Option<DiskImageDocument>,
+    #[serde(default)]
+    pub iso: Option<Spanned<IsoDocument>>,
 }
 
 /// What Nix builds: an output of a flake, or what an attribute of a Nix file stands for.
@@ -200,6 +204,9 @@ pub struct DebianDocument {
     /// Commands run by a shell inside the new root once packages and files are there.
     #[serde(default)]
     pub commands: Vec<Spanned<String>>,
+    /// `cloud` drives virtual machines alone, `generic` real hardware too. `cloud` when left out.
+    #[serde(default)]
+    pub kernel: Option<KernelFlavour>,
     /// Size of the root file system, `2GiB` when left out.
     #[serde(default)]
     pub size: Option<Spanned<Size>>,
@@ -214,6 +221,28 @@ pub struct DiskImageDocument {
     /// Hexadecimal SHA-512 of the file.
     #[serde(default)]
     pub sha512: Option<Spanned<String>>,
+}
+
+/// A medium to boot from, for machines with empty disks: a file that exists, or our installer, built from packages.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [{ "required": ["path"] }, { "required": ["suite"] }]))]
+pub struct IsoDocument {
+    /// A file, from the lane file's folder.
+    #[serde(default)]
+    pub path: Option<Spanned<String>>,
+    /// With `path`: hexadecimal SHA-512 of the file.
+    #[serde(default)]
+    pub sha512: Option<Spanned<String>>,
+    /// The Debian suite that the installer is built from.
+    #[serde(default)]
+    pub suite: Option<Spanned<String>>,
+    /// With `suite`: packages of the live system, beyond those that installing takes.
+    #[serde(default)]
+    pub packages: Vec<Spanned<String>>,
+    /// With `suite`: `generic` drives real hardware too, `cloud` virtual machines alone. `generic` when left out.
+    #[serde(default)]
+    pub kernel: Option<Spanned<KernelFlavour>>,
 }
 
 /// One host under test.

@@ -26,6 +26,16 @@ use crate::channel::AgentChannel;
 use crate::error::Result;
 use crate::lane::model::DiskOperations;
 
+/// What the firmware tries first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FirstBoot {
+    /// The disks in their order; the medium where none of them boots.
+    #[default]
+    Disk,
+    /// The medium, whatever the disks hold.
+    Medium,
+}
+
 /// One host under test, started.
 pub trait Machine: Send + Sync {
     /// The way into the guest; `None` where the backend has none.
@@ -41,7 +51,7 @@ pub trait Machine: Send + Sync {
     fn cut(&self) -> BoxFuture<'_, Result<BTreeMap<String, u64>>>;
 
     /// Switches a machine that is off on again, on the disks it has.
-    fn power_on(&self) -> BoxFuture<'_, Result<()>>;
+    fn power_on(&self, first: FirstBoot) -> BoxFuture<'_, Result<()>>;
 
     /// Stops the guest's processors and clocks, or lets them go on.
     fn pause(&self, paused: bool) -> BoxFuture<'_, Result<()>>;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Machine, MachineState};
+use super::{FirstBoot, Machine, MachineState};
 use crate::channel::AgentChannel;
 use crate::console::{CaptureOptions, ConsoleReport, capture};
 use crate::error::{Context, Error, Result};
@@ -83,7 +83,7 @@ impl Machine for RecorderMachine {
         self.cannot("its power cannot be cut")
     }
 
-    fn power_on(&self) -> BoxFuture<'_, Result<()>> {
+    fn power_on(&self, _: FirstBoot) -> BoxFuture<'_, Result<()>> {
         self.cannot("it cannot be switched on")
     }
 

@@ -54,6 +54,7 @@ pub enum ImageSource {
     Debian,
     Nix,
     Disk,
+    Iso,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -42,6 +42,7 @@ pub fn choose_source(name: &str, image: &Image, requested: Option<ImageSource>) 
         ImageSource::Debian => image.debian.is_some(),
         ImageSource::Nix => image.nix.is_some(),
         ImageSource::Disk => image.disk.is_some(),
+        ImageSource::Iso => image.iso.is_some(),
     };
     let choices = [ImageSource::Debian, ImageSource::Nix];
     if let Some(requested) = requested {
@@ -54,7 +55,7 @@ pub fn choose_source(name: &str, image: &Image, requested: Option<ImageSource>) 
                 .hint(format!("leave `--images` out, or say `--images {other}`")));
         }
     }
-    [ImageSource::Debian, ImageSource::Tiny, ImageSource::Disk, ImageSource::Nix]
+    [ImageSource::Debian, ImageSource::Tiny, ImageSource::Disk, ImageSource::Iso, ImageSource::Nix]
         .into_iter()
         .find(|source| has(*source))
         .ok_or_else(|| Error::usage(format!("the image `{name}` comes from nowhere")))

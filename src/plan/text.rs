@@ -20,11 +20,11 @@ macro_rules! names {
     };
 }
 
-names!(ImageSource { Tiny => "tiny", Debian => "debian", Nix => "nix", Disk => "disk" });
+names!(ImageSource { Tiny => "tiny", Debian => "debian", Nix => "nix", Disk => "disk", Iso => "iso" });
 names!(AcceleratorRequest { Auto => "auto", Kvm => "kvm", Tcg => "tcg" });
 names!(Accelerator { Kvm => "kvm", Tcg => "tcg" });
 names!(Tier { Host => "host", Single => "single", Site => "site", Full => "full" });
-names!(PowerAction { Shutdown => "shutdown", AwaitOff => "await-off", Cut => "cut", Reset => "reset", On => "on" });
+names!(PowerAction { Shutdown => "shutdown", AwaitOff => "await-off", Cut => "cut", Reset => "reset", On => "on", OnMedium => "on-medium" });
 
 /// An action on one line: `exec etcdctl endpoint health`.
 pub fn action_text(action: &Action) -> String {

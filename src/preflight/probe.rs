@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::lane::model::{ConsoleDevice, Firmware, Network};
 use crate::lane::units::Size;
-use crate::machine::RunFolders;
 use crate::machine::qemu::{self, DirectKernel, ProcessPlace, QemuDefinition, QemuProcess};
 use crate::machine::registry::{MachineRecord, RECORD_VERSION};
+use crate::machine::{FirstBoot, RunFolders};
 use crate::plan::model::Accelerator;
 
 /// How long a probe guest may take. A guest that works is there in well under a second; one that hangs never is.
@@ -43,6 +43,8 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
             parameters: Vec::new(),
         }),
         disks: Vec::new(),
+        medium: None,
+        identity: qemu::Identity::default(),
         links: Vec::new(),
         network: Network { none: true, ..Network::default() },
         shares: Vec::new(),
@@ -70,7 +72,7 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
         run_folder: folders.scratch().into(),
     };
     let began = Instant::now();
-    let started = QemuProcess::start(&qemu::program(), &definition, &place).await;
+    let started = QemuProcess::start(&qemu::program(), &definition, FirstBoot::Disk, &place).await;
     // An abort at once is the most common way of not working: QEMU's own last words say more than ours.
     let mut process = started.map_err(|error| if place.stderr().exists() { died(&place) } else { error.chain() })?;
     process.qmp.resume().await.map_err(|error| error.chain())?;

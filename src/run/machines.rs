@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
+use super::boot_data;
 use super::networks::Networks;
 use super::steps::RunningMachine;
 use crate::error::{Context, Error, Result};
@@ -13,13 +16,14 @@ use crate::event::Reporter;
 use crate::image::{BaseDisk, Boot, BuiltImage};
 use crate::lane::model::{Backend, Firmware, HOST, Lane, Machine as MachineDefinition};
 use crate::machine::qemu::{
-    self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, ProcessPlace, QemuDefinition, QemuMachine, QemuSetup,
-    WriteLog,
+    self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, Identity, ProcessPlace, QemuDefinition, QemuMachine,
+    QemuSetup, WriteLog,
 };
 use crate::machine::registry::{self, MachineRecord, RECORD_VERSION};
 use crate::machine::{Machine, MachineState, RecorderMachine, RunFolders};
 use crate::marker::CompiledRules;
 use crate::plan::model::Accelerator;
+use crate::secret::Secrets;
 
 /// Where a run's machines live.
 pub struct Surroundings<'a> {
@@ -33,6 +37,7 @@ pub struct Surroundings<'a> {
     pub accelerator: Accelerator,
     pub reporter: &'a Reporter,
     pub networks: &'a Networks,
+    pub secrets: &'a Secrets,
 }
 
 /// Starts them all. When one cannot be started the others are ended again.
@@ -198,21 +203,25 @@ async fn define(
         Firmware::Bios => None,
         Firmware::Uefi => Some(own_firmware(scratch)?),
     };
-    let prefix = &surroundings.lane.markers.prefix;
-    let direct_kernel = match &image.boot {
-        Boot::Firmware => None,
+    let mut identity = Identity { serial: name.into(), uuid: uuid(surroundings.run, name), ..Identity::default() };
+    let (mut direct_kernel, mut medium) = (None, None);
+    match &image.boot {
+        Boot::Firmware => {}
+        Boot::Medium { path } => {
+            medium = Some(path.clone());
+            let parameters = medium_parameters(surroundings.lane, name, machine);
+            boot_data::leave(&parameters, surroundings.secrets, runtime, &mut identity)?;
+        }
         Boot::Kernel { kernel, uncompressed_kernel, initramfs, parameters } => {
             let mut all = parameters.clone();
-            all.push(format!("bootproof.node={name}"));
-            if prefix != crate::lane::model::DEFAULT_MARKER_PREFIX {
-                all.push(format!("bootproof.marker_prefix={prefix}"));
-            }
+            all.extend(own_parameters(surroundings.lane, name));
             all.extend(network_parameters(surroundings.lane, machine));
             all.extend(machine.kernel_parameters.iter().cloned());
             let kernel = uncompressed_kernel.as_ref().filter(|_| uefi.is_none()).unwrap_or(kernel);
-            Some(DirectKernel { kernel: kernel.clone(), initramfs: initramfs.clone(), parameters: all })
+            direct_kernel =
+                Some(DirectKernel { kernel: kernel.clone(), initramfs: initramfs.clone(), parameters: all });
         }
-    };
+    }
     Ok(QemuDefinition {
         name: name.into(),
         accelerator: surroundings.accelerator,
@@ -222,12 +231,45 @@ async fn define(
         uefi,
         direct_kernel,
         disks,
+        medium,
+        identity,
         network: machine.network.clone(),
         links: links.collect(),
         console: machine.console,
         shares,
         relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
     })
+}
+
+/// What every agent of ours is told.
+fn own_parameters(lane: &Lane, name: &str) -> Vec<String> {
+    let mut parameters = vec![format!("bootproof.node={name}")];
+    let prefix = &lane.markers.prefix;
+    if prefix != crate::lane::model::DEFAULT_MARKER_PREFIX {
+        parameters.push(format!("bootproof.marker_prefix={prefix}"));
+    }
+    parameters
+}
+
+/// What a medium's boot loader hands on. A network that gives addresses by DHCP is left to give them, as elsewhere.
+fn medium_parameters(lane: &Lane, name: &str, machine: &MachineDefinition) -> Vec<String> {
+    let mut parameters = own_parameters(lane, name);
+    let given = |network: &String| lane.networks.get(network).is_some_and(|network| network.dhcp);
+    if !machine.networks.keys().any(given) {
+        parameters.extend(network_parameters(lane, machine));
+    }
+    parameters.extend(machine.kernel_parameters.iter().cloned());
+    parameters
+}
+
+/// A number of the machine's own, in the form of a UUID: the same whenever it is switched on within a run.
+fn uuid(run: &str, machine: &str) -> String {
+    let digest = Sha256::digest(format!("{run}/{machine}"));
+    let mut hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    // Version 8 (of one's own making), and the variant that all versions have.
+    hex.replace_range(12..13, "8");
+    hex.replace_range(16..17, "a");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 /// What the agent is told of the machine's networks: its places, and the names of all that can be reached.

@@ -6,6 +6,7 @@
 //! it waits for can no longer come.
 
 mod artifacts;
+mod boot_data;
 mod dispatcher;
 mod environment;
 mod executor;

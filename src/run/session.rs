@@ -200,6 +200,7 @@ impl Session<'_> {
             accelerator: chosen.mode,
             reporter: self.reporter,
             networks: &networks,
+            secrets: &secrets,
         };
         let machines = match machines::start(&surroundings, &folders, images).await {
             Ok(machines) => machines,

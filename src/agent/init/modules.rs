@@ -30,7 +30,7 @@ pub fn load_listed(channel_only: bool) {
         Err(error) => return say(&format!("failed to read `{LIST}`: {error}")),
     };
     for (path, parameters) in entries(&list) {
-        if let Err(error) = load(path, &parameters) {
+        if let Err(error) = load_module(path, &parameters) {
             say(&format!("failed to load the kernel module `{path}`: {error}"));
         }
         if channel_only && path.ends_with(CHANNEL) {
@@ -47,7 +47,8 @@ fn entries(list: &str) -> impl Iterator<Item = (&str, String)> {
     })
 }
 
-fn load(path: &str, parameters: &str) -> std::io::Result<()> {
+/// Loads one module; one that is there already is fine.
+pub fn load_module(path: &str, parameters: &str) -> std::io::Result<()> {
     let file = File::open(path)?;
     let parameters = CString::new(parameters)?;
     let compressed = [".gz", ".xz", ".zst"].iter().any(|suffix| path.ends_with(suffix));

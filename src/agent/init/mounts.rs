@@ -20,7 +20,21 @@ const EARLY: &[(&str, &str, MountFlags, &CStr)] = &[
 ];
 
 pub fn mount_early() {
-    for (kind, target, flags, data) in EARLY {
+    mount_all(EARLY);
+    if !Path::new("/dev/console").exists() {
+        say("there is no `/dev/console`: markers cannot be emitted");
+    }
+    take_console();
+}
+
+/// For a live system, to which stage 1 has brought all but the folder for temporary files.
+pub fn mount_late() {
+    mount_all(&EARLY[EARLY.len() - 1..]);
+    take_console();
+}
+
+fn mount_all(wanted: &[(&str, &str, MountFlags, &CStr)]) {
+    for (kind, target, flags, data) in wanted {
         let _ = std::fs::create_dir_all(target);
         match mount(*kind, *target, *kind, *flags, *data) {
             // The kernel may have mounted its devices by itself.
@@ -28,10 +42,6 @@ pub fn mount_early() {
             Err(error) => say(&format!("failed to mount `{kind}` on `{target}`: {error}")),
         }
     }
-    if !Path::new("/dev/console").exists() {
-        say("there is no `/dev/console`: markers cannot be emitted");
-    }
-    take_console();
 }
 
 /// Makes the console this process's standard input, output and error: the kernel may have found none to give.

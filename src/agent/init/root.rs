@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 
+use super::coldplug::Drivers;
 use super::mounts::take_console;
 use super::network::Declared;
 use crate::agent::kernel_parameters::KernelParameters;
 use crate::agent::say;
 use crate::agent::uevent::Uevents;
 
-const NEW_ROOT: &str = "/newroot";
+pub(super) const NEW_ROOT: &str = "/newroot";
 
 /// How long a disk may take to appear after its driver was loaded.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,23 +32,18 @@ pub fn switch(wanted: &str, parameters: &KernelParameters) -> String {
 }
 
 fn try_switch(wanted: &str, parameters: &KernelParameters) -> Result<Infallible, String> {
-    let label = wanted
-        .strip_prefix("LABEL=")
-        .filter(|label| !label.is_empty())
-        .ok_or_else(|| format!("`bootproof.root={wanted}` is not of the form `LABEL=<label>`"))?;
-    let device = find(label)?;
+    let wanted = Name::parse(wanted)
+        .ok_or_else(|| format!("`bootproof.root={wanted}` is not of the form `LABEL=<label>` or `UUID=<uuid>`"))?;
+    let device = find(&wanted)?;
     fs::create_dir_all(NEW_ROOT).map_err(|error| format!("failed to make `{NEW_ROOT}`: {error}"))?;
     let flags = if parameters.has("ro") { MountFlags::RDONLY } else { MountFlags::empty() };
     mount(&device, NEW_ROOT, "ext4", flags, c"")
-        .map_err(|error| format!("failed to mount `{}`, labelled `{label}`, as root: {error}", device.display()))?;
+        .map_err(|error| format!("failed to mount `{}`, {wanted}, as root: {error}", device.display()))?;
     let init = parameters.value("init").unwrap_or("/sbin/init");
     // Not followed: the link's target is below the new root.
     let inside = Path::new(NEW_ROOT).join(init.trim_start_matches('/'));
     fs::symlink_metadata(&inside).map_err(|error| format!("failed to find `{init}` in the root: {error}"))?;
-    for target in ["/proc", "/sys", "/dev", "/run"] {
-        let moved = format!("{NEW_ROOT}{target}");
-        mount_move(target, &moved).map_err(|error| format!("failed to move `{target}` to the root: {error}"))?;
-    }
+    move_mounts(&["/proc", "/sys", "/dev", "/run"])?;
     Declared::of(parameters).leave_files(Path::new(NEW_ROOT));
     let _ = unmount("/tmp", UnmountFlags::DETACH);
     free_initramfs();
@@ -58,49 +54,103 @@ fn try_switch(wanted: &str, parameters: &KernelParameters) -> Result<Infallible,
     Err(format!("failed to start `{init}`: {error}"))
 }
 
-/// Waits for the kernel's announcements until a disk with that label is there.
-fn find(label: &str) -> Result<PathBuf, String> {
+/// Takes the kernel's file systems along to the new root.
+pub(super) fn move_mounts(targets: &[&str]) -> Result<(), String> {
+    for target in targets {
+        let moved = format!("{NEW_ROOT}{target}");
+        mount_move(*target, &moved).map_err(|error| format!("failed to move `{target}` to the root: {error}"))?;
+    }
+    Ok(())
+}
+
+/// By what a file system is found.
+#[derive(Debug, PartialEq, Eq)]
+enum Name {
+    Label(String),
+    /// Lower case.
+    Uuid(String),
+}
+
+impl Name {
+    fn parse(text: &str) -> Option<Self> {
+        match text.split_once('=')? {
+            (_, "") => None,
+            ("LABEL", label) => Some(Self::Label(label.into())),
+            ("UUID", uuid) => Some(Self::Uuid(uuid.to_ascii_lowercase())),
+            _ => None,
+        }
+    }
+
+    fn is(&self, disk: &FileSystem) -> bool {
+        match self {
+            Self::Label(label) => disk.label == *label,
+            Self::Uuid(uuid) => disk.uuid == *uuid,
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Label(label) => write!(formatter, "labelled `{label}`"),
+            Self::Uuid(uuid) => write!(formatter, "with the UUID `{uuid}`"),
+        }
+    }
+}
+
+/// What an ext4 superblock says of itself.
+#[derive(Debug, PartialEq, Eq)]
+struct FileSystem {
+    label: String,
+    uuid: String,
+}
+
+/// Waits for the kernel's announcements, loading drivers for what appears, until a disk with that name is there.
+fn find(wanted: &Name) -> Result<PathBuf, String> {
     let uevents = Uevents::subscribe().map_err(|error| format!("failed to listen for devices: {error}"))?;
     let deadline = Instant::now() + PATIENCE;
+    let mut drivers = Drivers::listed();
     loop {
-        let disks = labelled_disks();
-        if let Some((device, _)) = disks.iter().find(|(_, found)| found.as_deref() == Some(label)) {
+        drivers.load_for_devices();
+        let disks = disks();
+        if let Some((device, _)) = disks.iter().find(|(_, found)| found.as_ref().is_some_and(|found| wanted.is(found)))
+        {
             return Ok(device.clone());
         }
         let announced =
-            uevents.wait("block", Some(deadline)).map_err(|error| format!("failed to wait for a disk: {error}"))?;
+            uevents.wait_any(Some(deadline)).map_err(|error| format!("failed to wait for a disk: {error}"))?;
         if !announced {
             let seen: Vec<String> = disks
                 .iter()
-                .map(|(device, label)| match label {
-                    Some(label) => format!("{} (ext4, `{label}`)", device.display()),
+                .map(|(device, found)| match found {
+                    Some(found) => format!("{} (ext4, `{}`)", device.display(), found.label),
                     None => format!("{} (no ext4)", device.display()),
                 })
                 .collect();
             let seen = if seen.is_empty() { "there is no disk at all".into() } else { seen.join(", ") };
             let seconds = PATIENCE.as_secs();
-            return Err(format!("no file system labelled `{label}` within {seconds} s: {seen}"));
+            return Err(format!("no file system {wanted} within {seconds} s: {seen}"));
         }
     }
 }
 
-/// Every block device, with the label of the ext4 file system on it.
-fn labelled_disks() -> Vec<(PathBuf, Option<String>)> {
+/// Every block device, with the ext4 file system on it.
+fn disks() -> Vec<(PathBuf, Option<FileSystem>)> {
     let Ok(entries) = fs::read_dir("/sys/class/block") else { return Vec::new() };
     let mut disks: Vec<_> = entries
         .flatten()
         .map(|entry| Path::new("/dev").join(entry.file_name()))
         .map(|device| {
-            let label = File::open(&device).and_then(label_of).ok().flatten();
-            (device, label)
+            let found = File::open(&device).and_then(read_superblock).ok().flatten();
+            (device, found)
         })
         .collect();
-    disks.sort();
+    disks.sort_by(|one, other| one.0.cmp(&other.0));
     disks
 }
 
-/// The label in an ext4 superblock, which begins 1024 bytes into the device.
-fn label_of(mut device: impl Read + Seek) -> io::Result<Option<String>> {
+/// Reads an ext4 superblock, which begins 1024 bytes into the device.
+fn read_superblock(mut device: impl Read + Seek) -> io::Result<Option<FileSystem>> {
     let mut superblock = [0u8; 136];
     device.seek(SeekFrom::Start(1024))?;
     device.read_exact(&mut superblock)?;
@@ -109,11 +159,16 @@ fn label_of(mut device: impl Read + Seek) -> io::Result<Option<String>> {
     }
     let label = &superblock[120..136];
     let length = label.iter().position(|byte| *byte == 0).unwrap_or(label.len());
-    Ok(Some(String::from_utf8_lossy(&label[..length]).into_owned()))
+    let mut uuid = String::new();
+    for (index, byte) in superblock[104..120].iter().enumerate() {
+        let hyphen = if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
+        uuid.push_str(&format!("{hyphen}{byte:02x}"));
+    }
+    Ok(Some(FileSystem { label: String::from_utf8_lossy(&label[..length]).into_owned(), uuid }))
 }
 
 /// Gives the initramfs's memory back: its files would stay for ever below the new root.
-fn free_initramfs() {
+pub(super) fn free_initramfs() {
     if let Ok(root) = fs::metadata("/") {
         remove_below(Path::new("/"), root.dev());
     }
@@ -143,7 +198,7 @@ fn remove_below(directory: &Path, device: u64) {
     }
 }
 
-fn enter() -> io::Result<()> {
+pub(super) fn enter() -> io::Result<()> {
     rustix::process::chdir(NEW_ROOT)?;
     mount_move(".", "/")?;
     rustix::process::chroot(".")?;
@@ -155,17 +210,23 @@ fn enter() -> io::Result<()> {
 mod tests {
     use std::io::Cursor;
 
-    use super::label_of;
+    use super::{Name, read_superblock};
 
     #[test]
     fn a_label_is_read_from_a_superblock_and_from_nothing_else() {
         let mut disk = vec![0u8; 4096];
-        assert_eq!(label_of(Cursor::new(&disk)).unwrap(), None);
+        assert_eq!(read_superblock(Cursor::new(&disk)).unwrap(), None);
         disk[1024 + 56..1024 + 58].copy_from_slice(&[0x53, 0xef]);
         disk[1024 + 120..1024 + 124].copy_from_slice(b"root");
-        assert_eq!(label_of(Cursor::new(&disk)).unwrap().as_deref(), Some("root"));
+        assert_eq!(read_superblock(Cursor::new(&disk)).unwrap().unwrap().label, "root");
         disk[1024 + 120..1024 + 136].copy_from_slice(b"sixteen-letters!");
-        assert_eq!(label_of(Cursor::new(&disk)).unwrap().as_deref(), Some("sixteen-letters!"));
-        assert!(label_of(Cursor::new(&disk[..1100])).is_err());
+        assert_eq!(read_superblock(Cursor::new(&disk)).unwrap().unwrap().label, "sixteen-letters!");
+        assert!(read_superblock(Cursor::new(&disk[..1100])).is_err());
+        disk[1024 + 104..1024 + 108].copy_from_slice(&[0xab, 0xcd, 0xef, 0x01]);
+        let found = read_superblock(Cursor::new(&disk)).unwrap().unwrap();
+        assert!(Name::parse("UUID=ABCDEF01-0000-0000-0000-000000000000").unwrap().is(&found));
+        assert!(!Name::parse("LABEL=other").unwrap().is(&found));
+        assert_eq!(Name::parse("/dev/sda1"), None);
+        assert_eq!(Name::parse("LABEL="), None);
     }
 }

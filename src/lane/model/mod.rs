@@ -149,6 +149,8 @@ pub struct Image {
     pub debian: Option<DebianImage>,
     pub nix: Option<NixImage>,
     pub disk: Option<DiskImage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iso: Option<IsoImage>,
 }
 
 /// A kernel, and an initramfs with the agent as init.
@@ -175,6 +177,9 @@ pub struct DebianImage {
     /// Commands run inside the new root once packages and files are there.
     #[serde(default)]
     pub commands: Vec<String>,
+    /// Absent, and the cloud kernel: machines of QEMU's need no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelFlavour>,
     /// Size of the root file system.
     #[serde(default = "default_debian_size")]
     pub size: Size,
@@ -192,6 +197,39 @@ pub struct DiskImage {
     /// Hexadecimal SHA-512 of the file.
     #[serde(default)]
     pub sha512: Option<String>,
+}
+
+/// A medium that machines boot from: as a CD, beside whatever disks they have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum IsoImage {
+    /// One that exists.
+    File {
+        path: PathBuf,
+        /// Hexadecimal SHA-512 of the file.
+        #[serde(default)]
+        sha512: Option<String>,
+    },
+    /// Our installer, built from Debian packages.
+    Installer {
+        suite: String,
+        /// Packages of the live system, beyond those that installing takes.
+        #[serde(default)]
+        packages: Vec<String>,
+        #[serde(default)]
+        kernel: KernelFlavour,
+    },
+}
+
+/// Which of the distribution's kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelFlavour {
+    /// With drivers for real hardware.
+    #[default]
+    Generic,
+    /// For virtual machines alone: smaller.
+    Cloud,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -494,6 +532,8 @@ pub enum PowerAction {
     Reset,
     /// Switch on again.
     On,
+    /// Switch on again, and boot the image's medium whatever the disks hold: an installation over an old one.
+    OnMedium,
 }
 
 /// A planted bug: the lane with these settings must fail at the gate named here.

@@ -6,16 +6,17 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::text::is_address;
 use super::{Checker, join};
 use crate::lane::document::{
-    DebianDocument, ImageDocument, MachineDocument, Named, NetworkDocument, NixImageDocument, Terse,
+    DebianDocument, ImageDocument, IsoDocument, MachineDocument, Named, NetworkDocument, NixImageDocument, Terse,
 };
 use crate::lane::model::{
-    Backend, DebianImage, Disk, DiskImage, Image, Machine, Network, NixImage, TinyImage, WriteCache,
-    default_debian_size,
+    Backend, DebianImage, Disk, DiskImage, Image, IsoImage, KernelFlavour, Machine, Network, NixImage, TinyImage,
+    WriteCache, default_debian_size,
 };
 use crate::lane::problem::Problem;
 use crate::lane::reader::Spanned;
 use crate::lane::tree::Place;
 use crate::lane::units::Size;
+use crate::secret::{Placeholder, placeholders};
 
 /// The image that every lane has.
 const BUILT_IN: &str = "tiny";
@@ -38,11 +39,16 @@ impl Checker<'_> {
     }
 
     fn image(&mut self, name: &Spanned<String>, image: &ImageDocument) -> Image {
-        if image.tiny.is_none() && image.debian.is_none() && image.nix.is_none() && image.disk.is_none() {
+        if image.tiny.is_none()
+            && image.debian.is_none()
+            && image.nix.is_none()
+            && image.disk.is_none()
+            && image.iso.is_none()
+        {
             self.report(
                 Problem::new(format!("the image `{}` comes from nowhere", name.value))
                     .at(name.place.clone())
-                    .hint("give it at least one of `tiny`, `debian`, `nix` and `disk`"),
+                    .hint("give it at least one of `tiny`, `debian`, `nix`, `disk` and `iso`"),
             );
         }
         Image {
@@ -52,22 +58,11 @@ impl Checker<'_> {
             }),
             debian: image.debian.as_ref().map(|debian| self.debian(debian)),
             nix: image.nix.as_ref().map(|nix| self.nix(nix)),
-            disk: image.disk.as_ref().map(|disk| {
-                if let Some(sha512) = &disk.sha512
-                    && !(sha512.len() == 128 && sha512.bytes().all(|byte| byte.is_ascii_hexdigit()))
-                {
-                    self.report(
-                        Problem::new("a SHA-512 is 128 hexadecimal digits")
-                            .at(sha512.place.clone())
-                            .label(format!("{} characters", sha512.chars().count()))
-                            .hint("`sha512sum FILE` gives it"),
-                    );
-                }
-                DiskImage {
-                    path: self.host_path(&disk.path),
-                    sha512: disk.sha512.as_ref().map(|sha512| sha512.to_ascii_lowercase()),
-                }
+            disk: image.disk.as_ref().map(|disk| DiskImage {
+                path: self.host_path(&disk.path),
+                sha512: disk.sha512.as_ref().map(|sha512| self.sha512(sha512)),
             }),
+            iso: image.iso.as_ref().and_then(|iso| self.iso(iso)),
         }
     }
 
@@ -132,7 +127,44 @@ impl Checker<'_> {
         self.without_secrets(&spanned, "an image's recipe")
     }
 
-    fn debian(&mut self, debian: &DebianDocument) -> DebianImage {
+    fn iso(&mut self, iso: &Spanned<IsoDocument>) -> Option<IsoImage> {
+        match (&iso.path, &iso.suite) {
+            (Some(path), None) if iso.packages.is_empty() && iso.kernel.is_none() => Some(IsoImage::File {
+                path: self.host_path(path),
+                sha512: iso.sha512.as_ref().map(|sha512| self.sha512(sha512)),
+            }),
+            (None, Some(suite)) if iso.sha512.is_none() => {
+                self.suite_and_packages(suite, &iso.packages);
+                Some(IsoImage::Installer {
+                    suite: suite.value.clone(),
+                    packages: iso.packages.iter().map(|package| package.value.clone()).collect(),
+                    kernel: iso.kernel.as_ref().map_or_else(KernelFlavour::default, |kernel| kernel.value),
+                })
+            }
+            _ => {
+                self.report(
+                    Problem::new("this is neither one medium that exists nor one recipe for the installer")
+                        .at(iso.place.clone())
+                        .hint("write `{ path = \"installer.iso\" }`, with `sha512` if you like, or `{ suite = \"bookworm\" }`, with `packages` and `kernel` if you like"),
+                );
+                None
+            }
+        }
+    }
+
+    fn sha512(&mut self, sha512: &Spanned<String>) -> String {
+        if !(sha512.len() == 128 && sha512.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            self.report(
+                Problem::new("a SHA-512 is 128 hexadecimal digits")
+                    .at(sha512.place.clone())
+                    .label(format!("{} characters", sha512.chars().count()))
+                    .hint("`sha512sum FILE` gives it"),
+            );
+        }
+        sha512.to_ascii_lowercase()
+    }
+
+    fn suite_and_packages(&mut self, suite: &Spanned<String>, packages: &[Spanned<String>]) {
         let word = |text: &str| {
             text.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
                 && text.bytes().all(|byte| {
@@ -141,20 +173,24 @@ impl Checker<'_> {
                         || matches!(byte, b'+' | b'-' | b'.' | b':' | b'=' | b'~' | b'/')
                 })
         };
-        if !word(&debian.suite) {
+        if !word(suite) {
             self.report(
-                Problem::new(format!("`{}` is not a Debian suite", debian.suite.value))
-                    .at(debian.suite.place.clone())
+                Problem::new(format!("`{}` is not a Debian suite", suite.value))
+                    .at(suite.place.clone())
                     .hint("write a release's name, as in `bookworm`"),
             );
         }
-        for package in &debian.packages {
+        for package in packages {
             if !word(package) {
                 self.report(
                     Problem::new(format!("`{}` is not a package's name", package.value)).at(package.place.clone()),
                 );
             }
         }
+    }
+
+    fn debian(&mut self, debian: &DebianDocument) -> DebianImage {
+        self.suite_and_packages(&debian.suite, &debian.packages);
         if let Some(size) = &debian.size
             && size.value < Size::mebibytes(256)
         {
@@ -169,6 +205,8 @@ impl Checker<'_> {
                 .iter()
                 .map(|command| self.without_secrets(command, "an image's recipe"))
                 .collect(),
+            // Not told where it is what it would be anyway.
+            kernel: debian.kernel.filter(|kernel| *kernel == KernelFlavour::Generic),
             size: debian.size.as_ref().map_or_else(default_debian_size, |size| size.value),
         }
     }
@@ -197,6 +235,8 @@ impl Checker<'_> {
 
     fn machine(&mut self, machine: &Spanned<MachineDocument>, images: &BTreeMap<String, Image>) -> Machine {
         let defaults = Machine::default();
+        let from_medium =
+            machine.image.as_ref().and_then(|image| images.get(&image.value)).is_some_and(|image| image.iso.is_some());
         if let Some(image) = &machine.image
             && image.value != BUILT_IN
             && !images.contains_key(&image.value)
@@ -257,7 +297,7 @@ impl Checker<'_> {
             kernel_parameters: machine
                 .kernel_parameters
                 .iter()
-                .map(|parameter| self.kernel_parameter(parameter))
+                .map(|parameter| self.kernel_parameter(parameter, from_medium))
                 .collect(),
             network: machine.network.as_ref().map_or_else(
                 // A machine among others has no card of its own beside theirs, unless it is asked for.
@@ -320,7 +360,8 @@ impl Checker<'_> {
         plain
     }
 
-    fn kernel_parameter(&mut self, parameter: &Spanned<String>) -> String {
+    /// `from_medium`: our installer reads its parameters, and gets secrets by a way of their own.
+    fn kernel_parameter(&mut self, parameter: &Spanned<String>, from_medium: bool) -> String {
         let mut quoted = false;
         let mut split = false;
         for character in parameter.chars() {
@@ -337,7 +378,26 @@ impl Checker<'_> {
                     .hint("one parameter in each entry: `[\"quiet\", \"systemd.mask=etcd.service\"]`"),
             );
         }
-        self.without_secrets(parameter, "a kernel parameter")
+        let mut references = placeholders(parameter);
+        let Some(first) = references.next() else { return parameter.value.clone() };
+        if !from_medium {
+            return self.without_secrets(parameter, "a kernel parameter of a machine that boots no medium");
+        }
+        // The guest's program puts the value in, and it does so for whole values only.
+        let whole = parameter.split_once('=').is_some_and(|(name, value)| {
+            name.starts_with("bootproof.") && value.starts_with("${secret:") && value.find('}') == Some(value.len() - 1)
+        });
+        match first {
+            Placeholder::Named(_) if whole => self.with_secrets(parameter),
+            _ => {
+                self.report(
+                    Problem::new("in a kernel parameter a secret is the whole value of one of ours")
+                        .at(parameter.place.clone())
+                        .hint("write it like `bootproof.bootstrap_token=${secret:token}`"),
+                );
+                parameter.value.clone()
+            }
+        }
     }
 
     fn network(&mut self, network: &Spanned<NetworkDocument>) -> Network {

@@ -186,6 +186,7 @@ impl Checker<'_> {
                 PowerAction::Cut => "power-cut",
                 PowerAction::Reset => "power-reset",
                 PowerAction::On => "power-on",
+                PowerAction::OnMedium => "power-on-medium",
             };
             return (Action::Power { action: power.value }, bound.unwrap_or(default_bound::POWER), name.into());
         }

@@ -6,6 +6,7 @@ use super::disk_server::DiskServer;
 use super::write_log::{WriteLog, log_options};
 use crate::lane::model::{ConsoleDevice, Firmware, Network};
 use crate::lane::units::Size;
+use crate::machine::FirstBoot;
 use crate::plan::model::Accelerator;
 
 /// Everything that decides the command line.
@@ -21,6 +22,9 @@ pub struct QemuDefinition {
     pub direct_kernel: Option<DirectKernel>,
     /// In boot order.
     pub disks: Vec<AttachedDisk>,
+    /// A CD, which the firmware boots where no disk does.
+    pub medium: Option<PathBuf>,
+    pub identity: Identity,
     pub network: Network,
     /// Places in the lane's networks.
     pub links: Vec<AttachedLink>,
@@ -29,6 +33,19 @@ pub struct QemuDefinition {
     pub shares: Vec<(String, PathBuf)>,
     /// A program that carries one guest connection to a service on the host (`program relay ADDRESS`).
     pub relay: PathBuf,
+}
+
+/// What the machine finds of itself in its firmware's tables; nothing where the serial number is empty.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// DMI's serial number of the product.
+    pub serial: String,
+    /// DMI's number of the product, in the form of a UUID.
+    pub uuid: String,
+    /// A file with DMI's OEM string: the kernel parameters that the medium's boot loader hands on.
+    pub oem_string: Option<PathBuf>,
+    /// Files that the guest finds below `/sys/firmware/qemu_fw_cfg/by_name`, by name: what no command line may hold.
+    pub secrets: Vec<(String, PathBuf)>,
 }
 
 #[derive(Clone, Debug)]
@@ -77,7 +94,7 @@ pub const SOCKETS: [&str; 4] = ["qmp", "console", "console-hvc0", "agent"];
 
 impl QemuDefinition {
     /// The arguments after the program's name.
-    pub fn arguments(&self) -> Vec<String> {
+    pub fn arguments(&self, first: FirstBoot) -> Vec<String> {
         let mut arguments = Arguments(Vec::new());
         arguments.pair("-name", &format!("{},debug-threads=on", self.name));
         arguments.flag("-nodefaults");
@@ -103,7 +120,16 @@ impl QemuDefinition {
         arguments.pair("-smp", &self.cpus.to_string());
         arguments.pair("-m", &format!("{}B", self.memory.bytes()));
         self.push_firmware(&mut arguments);
+        self.push_identity(&mut arguments);
         self.push_channels(&mut arguments);
+        // Numbers that the firmware goes by; none is given twice.
+        let medium_index = if first == FirstBoot::Medium { 1 } else { self.disks.len() + 2 };
+        if let Some(medium) = &self.medium {
+            let file = escape(medium);
+            let medium = format!("node-name=medium,read-only=on,driver=raw,file.driver=file,file.filename={file}");
+            arguments.pair("-blockdev", &medium);
+            arguments.pair("-device", &format!("ide-cd,id=medium,bus=ide.0,drive=medium,bootindex={medium_index}"));
+        }
         for (index, disk) in self.disks.iter().enumerate() {
             self.push_disk(&mut arguments, index, disk);
         }
@@ -142,6 +168,19 @@ impl QemuDefinition {
             arguments.pair("-kernel", &direct.kernel.to_string_lossy());
             arguments.pair("-initrd", &direct.initramfs.to_string_lossy());
             arguments.pair("-append", &self.kernel_command_line(&direct.parameters));
+        }
+    }
+
+    fn push_identity(&self, arguments: &mut Arguments) {
+        let Identity { serial, uuid, oem_string, secrets } = &self.identity;
+        if !serial.is_empty() {
+            arguments.pair("-smbios", &format!("type=1,serial={serial},uuid={uuid}"));
+        }
+        if let Some(file) = oem_string {
+            arguments.pair("-smbios", &format!("type=11,path={}", escape(file)));
+        }
+        for (name, file) in secrets {
+            arguments.pair("-fw_cfg", &format!("name={name},file={}", escape(file)));
         }
     }
 
@@ -190,7 +229,7 @@ impl QemuDefinition {
         };
         arguments.pair("-blockdev", &format!("node-name=disk{index},discard=unmap,{content}"));
         // Boot order is the firmware's affair; with a kernel given directly there is nothing to boot from.
-        let boot = if self.direct_kernel.is_none() { format!(",bootindex={}", index + 1) } else { String::new() };
+        let boot = if self.direct_kernel.is_none() { format!(",bootindex={}", index + 2) } else { String::new() };
         // What fails is the guest's to deal with: the machine is never stopped for it.
         let errors = if disk.server.is_some() { ",werror=report,rerror=report" } else { "" };
         let id = disk.device_id();
@@ -277,6 +316,8 @@ mod tests {
                 server: None,
                 log: None,
             }],
+            medium: None,
+            identity: Identity { serial: "node01".into(), uuid: "u".into(), ..Identity::default() },
             links: Vec::new(),
             network: Network { forward: vec![22], ..Network::default() },
             console: ConsoleDevice::Serial,
@@ -292,17 +333,17 @@ mod tests {
     #[test]
     fn a_guest_is_hermetic_unless_the_lane_asks_for_more() {
         let mut machine = definition();
-        assert!(value_of(&machine.arguments(), "-netdev")[0].contains("restrict=on"));
-        assert!(value_of(&machine.arguments(), "-sandbox")[0].contains("spawn=deny"));
+        assert!(value_of(&machine.arguments(FirstBoot::Disk), "-netdev")[0].contains("restrict=on"));
+        assert!(value_of(&machine.arguments(FirstBoot::Disk), "-sandbox")[0].contains("spawn=deny"));
         machine.network.internet = true;
-        assert!(value_of(&machine.arguments(), "-netdev")[0].contains("restrict=off"));
+        assert!(value_of(&machine.arguments(FirstBoot::Disk), "-netdev")[0].contains("restrict=off"));
         machine.network.none = true;
-        assert!(value_of(&machine.arguments(), "-netdev").is_empty());
+        assert!(value_of(&machine.arguments(FirstBoot::Disk), "-netdev").is_empty());
     }
 
     #[test]
     fn ports_are_picked_by_qemu_and_paths_are_escaped() {
-        let arguments = definition().arguments();
+        let arguments = definition().arguments(FirstBoot::Disk);
         assert!(value_of(&arguments, "-netdev")[0].contains("hostfwd=tcp:127.0.0.1:0-:22"));
         assert!(value_of(&arguments, "-blockdev")[0].contains("file.filename=/a,,b.qcow2"));
         assert!(value_of(&arguments, "-device").iter().any(|device| device.contains("serial=root")));
@@ -310,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_a_guest_reads_of_the_host_it_cannot_write() {
-        let arguments = definition().arguments();
+        let arguments = definition().arguments(FirstBoot::Disk);
         assert_eq!(value_of(&arguments, "-fsdev").len(), 1);
         let share = value_of(&arguments, "-fsdev")[0];
         assert!(share.contains("path=/s,,t,") && share.contains("readonly=on"), "{share}");
@@ -318,10 +359,31 @@ mod tests {
     }
 
     #[test]
+    fn a_medium_is_booted_after_the_disks_or_before_them_and_secrets_are_files() {
+        let mut machine = definition();
+        machine.direct_kernel = None;
+        machine.medium = Some("/i,so".into());
+        machine.identity.oem_string = Some("/oem".into());
+        machine.identity.secrets = vec![("opt/org.bootproof/token".into(), "/secret".into())];
+        let index = |arguments: &[String], device: &str| -> u32 {
+            let devices = value_of(arguments, "-device");
+            let device = devices.iter().find(|text| text.starts_with(device)).unwrap();
+            device.rsplit_once("bootindex=").unwrap().1.parse().unwrap()
+        };
+        let arguments = machine.arguments(FirstBoot::Disk);
+        assert!(index(&arguments, "ide-cd") > index(&arguments, "virtio-blk"));
+        assert!(value_of(&arguments, "-blockdev")[0].ends_with("file.filename=/i,,so"));
+        assert_eq!(value_of(&arguments, "-smbios"), ["type=1,serial=node01,uuid=u", "type=11,path=/oem"]);
+        assert_eq!(value_of(&arguments, "-fw_cfg"), ["name=opt/org.bootproof/token,file=/secret"]);
+        let arguments = machine.arguments(FirstBoot::Medium);
+        assert!(index(&arguments, "ide-cd") < index(&arguments, "virtio-blk"));
+    }
+
+    #[test]
     fn the_console_that_is_asked_for_comes_last() {
         let mut machine = definition();
         machine.console = ConsoleDevice::Virtio;
-        assert_eq!(value_of(&machine.arguments(), "-append"), ["console=ttyS0 console=hvc0 panic=-1"]);
+        assert_eq!(value_of(&machine.arguments(FirstBoot::Disk), "-append"), ["console=ttyS0 console=hvc0 panic=-1"]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity};
 use crate::lane::model::DiskOperations;
 use crate::machine::consoles::Consoles;
-use crate::machine::{Machine, MachineState};
+use crate::machine::{FirstBoot, Machine, MachineState};
 use crate::marker::CompiledRules;
 
 /// Everything that a machine is made of.
@@ -64,11 +64,11 @@ impl QemuMachine {
             channel: std::sync::Mutex::new(None),
             cuts: AtomicU32::new(0),
         });
-        machine.switch_on("power-on").await?;
+        machine.switch_on("power-on", FirstBoot::Disk).await?;
         Ok(machine)
     }
 
-    async fn switch_on(&self, origin: &str) -> Result<()> {
+    async fn switch_on(&self, origin: &str, first: FirstBoot) -> Result<()> {
         let mut current = self.current.lock().await;
         // That it is off is told a moment before its supervisor has ended.
         if self.setup.state.off().is_some()
@@ -85,7 +85,7 @@ impl QemuMachine {
         for log in setup.definition.disks.iter().filter_map(|disk| disk.log.as_ref()) {
             log.prepare().await?;
         }
-        let process = QemuProcess::start(&setup.program, &setup.definition, &setup.place).await?;
+        let process = QemuProcess::start(&setup.program, &setup.definition, first, &setup.place).await?;
         let QemuProcess { keeper, qmp, events, console, console_hvc0, agent } = process;
         consoles.attach(console, console_hvc0)?;
         agent.set_nonblocking(true).infrastructure(|| "failed to prepare the agent's socket".into())?;
@@ -195,8 +195,12 @@ impl Machine for QemuMachine {
         .boxed()
     }
 
-    fn power_on(&self) -> BoxFuture<'_, Result<()>> {
-        self.switch_on("power-on").boxed()
+    fn power_on(&self, first: FirstBoot) -> BoxFuture<'_, Result<()>> {
+        if first == FirstBoot::Medium && self.setup.definition.medium.is_none() {
+            let message = format!("machine `{}` has no medium to boot", self.setup.state.name());
+            return async { Err(Error::usage(message).hint("its image has to be an `iso`")) }.boxed();
+        }
+        self.switch_on("power-on", first).boxed()
     }
 
     fn pause(&self, paused: bool) -> BoxFuture<'_, Result<()>> {

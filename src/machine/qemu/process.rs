@@ -11,6 +11,7 @@ use super::arguments::{AttachedDisk, QemuDefinition, SOCKETS, render};
 use super::disk_server;
 use super::qmp::Qmp;
 use crate::error::{Context, Error, Result};
+use crate::machine::FirstBoot;
 use crate::machine::keeper::{Keeper, KeeperSpec, ServerSpec, SocketSpec};
 use crate::machine::registry::MachineRecord;
 
@@ -60,8 +61,13 @@ pub struct QemuProcess {
 }
 
 impl QemuProcess {
-    pub async fn start(program: &Path, definition: &QemuDefinition, place: &ProcessPlace) -> Result<Self> {
-        let arguments = definition.arguments();
+    pub async fn start(
+        program: &Path,
+        definition: &QemuDefinition,
+        first: FirstBoot,
+        place: &ProcessPlace,
+    ) -> Result<Self> {
+        let arguments = definition.arguments(first);
         fs::create_dir_all(&place.evidence)
             .and_then(|()| fs::write(place.evidence.join("cmdline.txt"), render(program, &arguments)))
             .infrastructure(|| format!("failed to write to `{}`", place.evidence.display()))?;

@@ -6,6 +6,7 @@ use super::{Effects, guest, link};
 use crate::channel::Execution;
 use crate::event::FailureReason;
 use crate::lane::model::{DiskEffect, Fault, PowerFault, ProcessSignal};
+use crate::machine::FirstBoot;
 use crate::network::{FaultCounters, FaultId, LinkSelection};
 use crate::run::steps::{RunningMachine, StepContext, StepEnd, StepResult};
 
@@ -205,7 +206,7 @@ async fn take_back_one(context: &StepContext, applied: Applied, sum: &mut FaultC
         Applied::Off { machine } => {
             let machine = context.machine(&machine)?;
             if machine.state.off().is_some() {
-                machine.machine.power_on().await?;
+                machine.machine.power_on(FirstBoot::Disk).await?;
             }
         }
         Applied::StoppedProcess { machine, epoch, name } => {

@@ -166,7 +166,7 @@ pub fn happens_on_host(action: &Action) -> bool {
 
 /// The watch that runs beside a step on a machine: failure patterns and the machine's end break it off.
 pub fn watch_for(action: &Action) -> Wait {
-    use crate::lane::model::PowerAction::{AwaitOff, Cut, On, Reset, Shutdown};
+    use crate::lane::model::PowerAction::{AwaitOff, Cut, On, OnMedium, Reset, Shutdown};
     match action {
         Action::Power { action: Shutdown | AwaitOff | Cut } => Wait::watch().until_off(),
         Action::Fault { fault: Fault::Power { action: PowerFault::Cut | PowerFault::Shutdown } } => {
@@ -175,7 +175,9 @@ pub fn watch_for(action: &Action) -> Wait {
         Action::Fault { fault: Fault::Power { action: PowerFault::Reset } } => {
             Wait::watch().across_reboot().until_off()
         }
-        Action::Power { action: Reset | On } | Action::Reboot {} => Wait::watch().across_reboot().until_off(),
+        Action::Power { action: Reset | On | OnMedium } | Action::Reboot {} => {
+            Wait::watch().across_reboot().until_off()
+        }
         _ => Wait::watch(),
     }
 }

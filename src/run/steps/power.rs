@@ -3,6 +3,7 @@
 use super::{RunningMachine, StepContext, StepEnd, StepResult};
 use crate::event::FailureReason;
 use crate::lane::model::PowerAction;
+use crate::machine::FirstBoot;
 
 /// Deadlines are the executor's: here is only the wait for what was caused.
 pub async fn power(action: PowerAction, machine: &RunningMachine) -> StepResult {
@@ -19,7 +20,8 @@ pub async fn power(action: PowerAction, machine: &RunningMachine) -> StepResult 
             machine.machine.reset().await?;
             state.until_epoch_after(before).await;
         }
-        PowerAction::On => machine.machine.power_on().await?,
+        PowerAction::On => machine.machine.power_on(FirstBoot::Disk).await?,
+        PowerAction::OnMedium => machine.machine.power_on(FirstBoot::Medium).await?,
     }
     Ok(())
 }
