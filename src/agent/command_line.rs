@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::marker::MarkerJournal;
 use super::serve::{Agent, Children, Connection, serve};
 use super::surface::{self, Manifest};
-use super::{applets, datagrams, disturb, init, installer, say};
+use super::{applets, converge, datagrams, disturb, init, installer, say};
 use crate::channel::protocol::Role;
 
 const USAGE: &str = "\
@@ -22,6 +22,7 @@ usage: bootproof-agent serve [--port DEVICE | --socket PATH] [MARKER OPTIONS]
        bootproof-agent disturb clock SHIFT-MS | clock-set UNIX-MS | memory BYTES | fill FOLDER
        bootproof-agent datagrams send HOST:PORT COUNT INTERVAL-MS | receive PORT DURATION-MS [WANTED]
        bootproof-agent install
+       bootproof-agent converge
        bootproof-agent --version
 marker options: --console PATH (default /dev/console), --run-directory PATH (default /run/bootproof)
 ";
@@ -77,6 +78,7 @@ fn dispatch(words: &[&str]) -> Result<u8, Trouble> {
         ["surface", "show", rest @ ..] => surface_show(rest),
         ["disturb", rest @ ..] => print(&disturb::run(rest).map_err(Trouble::Failure)?),
         ["datagrams", rest @ ..] => print(&datagrams::run(rest).map_err(Trouble::Failure)?),
+        ["converge"] => converge::run().map_err(Trouble::Failure),
         ["install"] => installer::run().map_err(Trouble::Failure),
         ["--version"] => print(concat!("bootproof-agent ", env!("CARGO_PKG_VERSION"), "\n")),
         ["--help"] => print(USAGE),

@@ -51,6 +51,12 @@ impl MarkerJournal {
         self
     }
 
+    /// The node where the kernel parameter names none: what the lane calls the machine wins.
+    pub fn or_node(mut self, node: &str) -> Self {
+        self.node.get_or_insert_with(|| node.to_owned());
+        self
+    }
+
     /// The kernel parameter's.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()

@@ -9,7 +9,9 @@
 mod applets;
 mod command_line;
 mod configuration;
+mod converge;
 mod datagrams;
+mod deployer;
 mod disturb;
 mod http;
 mod init;

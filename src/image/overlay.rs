@@ -35,6 +35,7 @@ const CONFIGURATION: &[(&str, &str)] = &[
         include_str!("guest/systemd-udev-trigger.conf"),
     ),
     ("etc/systemd/system/bootproof-boot.service", include_str!("guest/bootproof-boot.service")),
+    ("etc/systemd/system/bootproof-converge.service", include_str!("guest/bootproof-converge.service")),
     ("etc/systemd/system/bootproof-marker@.service", include_str!("guest/bootproof-marker@.service")),
 ];
 
@@ -43,6 +44,7 @@ const LINKS: &[(&str, &str)] = &[
     ("usr/bin/bootproof-agent", "../lib/bootproof/bootproof-agent"),
     ("etc/systemd/system/sysinit.target.wants/bootproof-agent.service", "../bootproof-agent.service"),
     ("etc/systemd/system/sysinit.target.wants/bootproof-boot.service", "../bootproof-boot.service"),
+    ("etc/systemd/system/multi-user.target.wants/bootproof-converge.service", "../bootproof-converge.service"),
     (
         "etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
         "/lib/systemd/system/systemd-networkd.service",

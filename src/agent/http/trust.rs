@@ -55,6 +55,11 @@ impl Trust {
         Ok(Self { roots: Arc::new(roots), pinned: pin.is_some(), pem: Some(pem) })
     }
 
+    /// A CA that was found right before, and kept where root alone can write: as good as a pin.
+    pub fn of_kept_ca(pem: &str) -> Result<Self, String> {
+        Ok(Self { pinned: true, ..Self::of_ca(pem.as_bytes(), None)? })
+    }
+
     pub fn pem(&self) -> Option<&str> {
         self.pem.as_deref()
     }

@@ -9,24 +9,23 @@
 //! - No token and no credential is printed, or put on a command line.
 
 mod addresses;
-mod deployer;
 mod disks;
 mod layout;
-mod machine;
+pub(super) mod machine;
 mod mark;
 mod nixos;
-mod parameters;
+pub(super) mod parameters;
 mod root;
 mod runner;
 mod system;
 
 use std::path::Path;
 
-use deployer::{Deployer, Refusal, report};
-use parameters::{Parameters, Token};
+use parameters::Parameters;
 use runner::{Runner, System};
 
 use super::configuration::AgentConfiguration;
+use super::deployer::{self, Deployer, Refusal, Token, report};
 use super::http::{Client, Request, Trust};
 use super::kernel_parameters::KernelParameters;
 use super::marker::MarkerJournal;
@@ -238,7 +237,7 @@ impl Installer {
             return Err(End::Failed("download", reason));
         }
         if let Some((deployer, credential)) = &self.work {
-            deployer.download(bundle, &system::bundle_path(), credential)?.during("download")?;
+            deployer.download(bundle, &system::bundle_path(), credential, None)?.during("download")?;
         }
         self.mark("install.bundle-downloaded", &[("bytes".into(), bundle.size.to_string())]);
         self.report("bundle-downloaded", NodeEvent::BundleDownloaded)
@@ -279,7 +278,7 @@ fn name_devices(runner: &dyn Runner) -> Result<(), String> {
 }
 
 /// Whom to believe: the CA that the parameters name, else the system's.
-fn trust(parameters: &Parameters) -> Result<Trust, String> {
+pub(super) fn trust(parameters: &Parameters) -> Result<Trust, String> {
     let Some(url) = &parameters.ca_certificate else { return Ok(Trust::of_system()) };
     let pin = match url.fragment.as_deref() {
         None => None,

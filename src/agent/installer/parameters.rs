@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::agent::deployer::Token;
 use crate::agent::http::Url;
 use crate::agent::kernel_parameters::KernelParameters;
 
@@ -13,26 +14,6 @@ const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name";
 const DMI_ENTRIES: &str = "/sys/firmware/dmi/entries";
 /// SMBIOS's type of OEM strings.
 const OEM_STRINGS: u8 = 11;
-
-/// A value that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    pub fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Token(..)")
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
@@ -90,7 +71,7 @@ impl Parameters {
         Ok(Self {
             deployer: url("bootproof.deployer_url", &deployer_text)?,
             deployer_text,
-            bootstrap_token: value("bootproof.bootstrap_token")?.map(Token),
+            bootstrap_token: value("bootproof.bootstrap_token")?.map(Token::new),
             ca_certificate: value("bootproof.ca_cert_url")?
                 .map(|text| url("bootproof.ca_cert_url", &text))
                 .transpose()?,
