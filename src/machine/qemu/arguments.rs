@@ -103,9 +103,10 @@ impl QemuDefinition {
         // Started paused: every console has its reader before the first byte.
         arguments.flag("-S");
         // A declared service needs a helper process for each connection; nothing else may start one.
-        let spawn = if self.network.services.is_empty() { "deny" } else { "allow" };
-        arguments
-            .pair("-sandbox", &format!("on,obsolete=deny,elevateprivileges=deny,spawn={spawn},resourcecontrol=deny"));
+        let helpers = if self.network.services.is_empty() { "deny" } else { "allow" };
+        // libslirp lets each begin a session of its own, which QEMU counts among what elevates privileges: it would be killed.
+        let sandbox = format!("on,obsolete=deny,elevateprivileges={helpers},spawn={helpers},resourcecontrol=deny");
+        arguments.pair("-sandbox", &sandbox);
         arguments.pair("-machine", "q35,usb=off,vmport=off,dump-guest-core=off");
         match self.accelerator {
             Accelerator::Kvm => {
@@ -334,7 +335,9 @@ mod tests {
     fn a_guest_is_hermetic_unless_the_lane_asks_for_more() {
         let mut machine = definition();
         assert!(value_of(&machine.arguments(FirstBoot::Disk), "-netdev")[0].contains("restrict=on"));
-        assert!(value_of(&machine.arguments(FirstBoot::Disk), "-sandbox")[0].contains("spawn=deny"));
+        assert!(
+            value_of(&machine.arguments(FirstBoot::Disk), "-sandbox")[0].contains("elevateprivileges=deny,spawn=deny")
+        );
         machine.network.internet = true;
         assert!(value_of(&machine.arguments(FirstBoot::Disk), "-netdev")[0].contains("restrict=off"));
         machine.network.none = true;
