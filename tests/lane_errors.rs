@@ -424,3 +424,31 @@ fn faults() {
         ),
     ]));
 }
+
+fn with_deployer(rest: &str) -> String {
+    lane(&format!("[networks.lan]\n{MACHINE}networks = [\"lan\"]\n{rest}"))
+}
+
+#[test]
+fn deployers() {
+    let step = |step: &str| with_deployer(&format!("[deployer]\n[[steps]]\ndeployer = {step}\n"));
+    assert_gallery!(gallery(&[
+        ("no network", lane(&format!("{MACHINE}{STEP}[deployer]\n"))),
+        ("unknown network", with_deployer(&format!("{STEP}[deployer]\nnetwork = \"lam\"\n"))),
+        ("unknown secret", with_deployer(&format!("{STEP}[deployer]\ntokens = [\"token\"]\n"))),
+        (
+            "class and image",
+            with_deployer(&format!(
+                "{STEP}[images.it]\ntiny = {{}}\n[deployer]\nimages = {{ worker = \"it\", wrker = \"is\" }}\n[deployer.classes.worker]\n"
+            )),
+        ),
+        ("no deployer", with_step("deployer = { node = \"node01\", state = \"active\" }")),
+        ("no node", step("{ state = \"active\" }")),
+        ("no such state", step("{ node = \"node01\", state = \"ready\" }")),
+        ("two things", step("{ node = \"node01\", state = \"active\", retire = true }")),
+        ("nothing", step("{ node = \"node01\" }")),
+        ("a node to restart", step("{ node = \"node01\", restart = true }")),
+        ("system without a state", step("{ node = \"node01\", retire = true, system = \"v1\" }")),
+        ("across a reboot without a wait", with_step("exec = [\"true\"]\nacross_reboot = true")),
+    ]));
+}

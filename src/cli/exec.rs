@@ -273,6 +273,7 @@ fn lane_for(context: &Context, arguments: &Arguments) -> Result<Lane> {
         networks: BTreeMap::new(),
         machines: BTreeMap::from([("guest".into(), machine)]),
         steps: Vec::new(),
+        deployer: None,
         controls: BTreeMap::new(),
     })
 }

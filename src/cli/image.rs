@@ -1,5 +1,6 @@
 //! `bootproof image`: what lanes ask for and what is built of it, building ahead of a run, and the lock of versions.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -38,6 +39,15 @@ enum Command {
         #[arg(long)]
         locked: bool,
     },
+    /// Make a bundle of a `debian` image, which machines install onto their own disks; prints its digest and size
+    Bundle {
+        /// The image's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Where the bundle goes
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Renew the image lock: resolve the newest versions and write profiles/images.lock
     Lock {
         #[command(flatten)]
@@ -56,6 +66,7 @@ pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::List { json } => list(context, json),
         Command::Build { selection, locked } => runtime()?.block_on(build(context, &selection, locked)),
+        Command::Bundle { name, output } => runtime()?.block_on(bundle(context, name, &output)),
         Command::Lock { selection } => runtime()?.block_on(lock(context, &selection)),
     }
 }
@@ -208,6 +219,19 @@ async fn build(context: &Context, selection: &Selection, locked: bool) -> Result
         print(&format!("{} {} {how}, {}\n", request.name, image.digest, lock_word(image.lock)))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn bundle(context: &Context, name: String, output: &Path) -> Result<ExitCode> {
+    let images = select(used_images(context)?, std::slice::from_ref(&name))?;
+    let image = images.into_iter().find(|image| image.request.name == name);
+    let UsedImage { request, .. } = image.ok_or_else(|| {
+        Error::usage(format!("`{name}` is a lane, and a bundle is made of one image"))
+            .hint("`bootproof image list` shows the images that lanes use")
+    })?;
+    let store = ImageStore::open(&context.work_root, &context.project_root)?;
+    let bundle = store.bundle(&request, &Plain { quiet: context.quiet }, cancelled_by_signals()?).await?;
+    std::fs::copy(&bundle.path, output).usage(|| format!("failed to write `{}`", output.display()))?;
+    print(&format!("{name} {} {} bytes\n", bundle.digest, bundle.size))
 }
 
 async fn lock(context: &Context, selection: &Selection) -> Result<ExitCode> {

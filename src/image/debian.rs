@@ -108,7 +108,7 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
 }
 
 /// A kernel for real hardware has an initramfs for real hardware.
-fn purpose(work: &Work<'_>) -> Purpose {
+pub(super) fn purpose(work: &Work<'_>) -> Purpose {
     let generic = kernel_package(KernelFlavour::Generic);
     let is_generic = work.resolved.asked.as_ref().is_some_and(|asked| asked.packages.contains(&generic));
     if is_generic { Purpose::Installed } else { Purpose::Virtual }

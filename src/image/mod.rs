@@ -14,6 +14,7 @@
 
 mod agent_binary;
 mod apt;
+mod bundle;
 mod command;
 mod debian;
 mod digest;
@@ -39,6 +40,7 @@ mod tiny;
 mod tools;
 
 pub use agent_binary::agent_binary;
+pub use bundle::BuiltBundle;
 pub use index::ImageRecord;
 pub use lock::{Asked, ImageLock, LOCK_FILE, LockedImage};
 pub(crate) use nix::command as nix_command;

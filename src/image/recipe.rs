@@ -15,7 +15,7 @@ use crate::lane::model::{IsoImage, KernelFlavour, NixImage};
 use crate::plan::model::{ImageSource, LockState};
 
 /// Version of the way images are made: a change of it makes every image anew.
-const BUILDER_VERSION: u32 = 3;
+const BUILDER_VERSION: u32 = 4;
 
 /// A request with everything resolved that needs no building.
 pub(super) struct Resolved {

@@ -2,7 +2,7 @@
 //! makes the file system; nothing is mounted, so no root is needed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::command::{Finished, Tool, failed};
 use super::debian::ROOT_LABEL;
@@ -51,22 +51,14 @@ pub(super) async fn make(work: &Work<'_>, temporary: &Temporary, layer: FinalLay
     work.stage("laying agent and files over the packages");
     let (into, agent, files) = (ours.clone(), agent.path.clone(), layer.files.map(Path::to_path_buf));
     tiny::blocking(move || overlay::lay_out(&into, &agent, files.as_deref())).await?;
-    let commanded;
-    let root_tar = if layer.commands.is_empty() {
-        layer.root_tar
-    } else {
-        commanded = temporary.path().join("commanded.tar");
-        run_commands(work, temporary, &layer, &ours, &commanded).await?;
-        &commanded
-    };
+    let root_tar = with_commands(work, temporary, layer.root_tar, layer.commands, &ours).await?;
     work.stage("making the file system");
-    // Owners other than ourselves can be given by root only, or in fakeroot's books, which mkfs.ext4 reads as well.
-    let (program, before): (&str, &[&str]) = if tools::is_root() { ("sh", &[]) } else { ("fakeroot", &["sh"]) };
+    let (program, before) = shell_as_root();
     let size = (layer.size >> 10).to_string();
     let finished = Tool::new(program)
         .args(before)
         .args(["-c", SCRIPT, "bootproof"])
-        .args([root_tar, &ours, &tree, layer.disk])
+        .args([root_tar.as_path(), &ours, &tree, layer.disk])
         .args([&size, ROOT_LABEL])
         .locked_by(temporary.lock())
         .run(work.cancel, |_| {})
@@ -83,6 +75,28 @@ pub(super) async fn make(work: &Work<'_>, temporary: &Temporary, layer: FinalLay
         Ok(())
     })
     .await
+}
+
+/// A shell that may give files to anybody. Owners other than ourselves can be given by root only, or in fakeroot's books,
+/// which tar and mkfs.ext4 read as well.
+pub(super) fn shell_as_root() -> (&'static str, &'static [&'static str]) {
+    if tools::is_root() { ("sh", &[]) } else { ("fakeroot", &["sh"]) }
+}
+
+/// The package layer as it is, or as the recipe's commands leave it.
+pub(super) async fn with_commands(
+    work: &Work<'_>,
+    temporary: &Temporary,
+    root_tar: &Path,
+    commands: &[String],
+    ours: &Path,
+) -> Result<PathBuf> {
+    if commands.is_empty() {
+        return Ok(root_tar.to_path_buf());
+    }
+    let commanded = temporary.path().join("commanded.tar");
+    run_commands(work, temporary, (root_tar, commands), ours, &commanded).await?;
+    Ok(commanded)
 }
 
 fn explain(work: &Work<'_>, finished: &Finished, size: u64) -> Error {
@@ -102,7 +116,7 @@ fn explain(work: &Work<'_>, finished: &Finished, size: u64) -> Error {
 async fn run_commands(
     work: &Work<'_>,
     temporary: &Temporary,
-    layer: &FinalLayer<'_>,
+    (root_tar, commands): (&Path, &[String]),
     ours: &Path,
     result: &Path,
 ) -> Result<()> {
@@ -122,16 +136,16 @@ async fn run_commands(
         "--variant=custom".to_string(),
         "--format=tar".into(),
         "--skip=setup,update,cleanup,check/empty,output/dev".into(),
-        format!("--setup-hook=tar-in {} /", layer.root_tar.display()),
+        format!("--setup-hook=tar-in {} /", root_tar.display()),
         format!("--customize-hook=tar-in {} /", files.display()),
     ];
-    for command in layer.commands {
+    for command in commands {
         // The command is data to the outer shell: it reaches the inner one through the environment of the hook alone.
         let quoted = command.replace('\'', r"'\''");
         arguments.push(format!("--customize-hook=chroot \"$1\" /bin/sh -ec '{quoted}'"));
     }
     arguments.extend([String::new(), result.display().to_string()]);
-    work.stage(&format!("running {} commands in the image", layer.commands.len()));
+    work.stage(&format!("running {} commands in the image", commands.len()));
     let finished = Tool::that_mounts("mmdebstrap")
         .args(&arguments)
         .env("TMPDIR", &scratch)

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use super::deployer_document::{DeployerDocument, DeployerStepDocument};
 use super::disturbance_document::{AttachmentDocument, FaultDocument, ScheduleDocument, SwitchedNetworkDocument};
 use super::model::{
     Backend, Budget, ConsoleDevice, Firmware, KernelFlavour, PowerAction, Requires, TextCheck, Tier, WriteCache,
@@ -57,6 +58,9 @@ pub struct LaneDocument {
     /// The hosts under test by name. A name becomes the host's name and a folder's.
     #[serde(default)]
     pub machines: Named<MachineDocument>,
+    /// What machines phone home to, in the run's own process.
+    #[serde(default)]
+    pub deployer: Option<Spanned<DeployerDocument>>,
     /// What the lane does and waits for, in this order.
     #[serde(default)]
     pub steps: Vec<Spanned<StepDocument>>,
@@ -359,6 +363,9 @@ pub struct StepDocument {
     /// In an `expect` step: markers that end the wait as a failure when they appear.
     #[serde(default)]
     pub forbid: Option<Spanned<Vec<Spanned<String>>>>,
+    /// With `expect`: the machine may reboot meanwhile.
+    #[serde(default)]
+    pub across_reboot: Option<Spanned<bool>>,
     /// Run a command in the guest.
     #[serde(default)]
     pub exec: Option<Spanned<CommandForm>>,
@@ -392,6 +399,9 @@ pub struct StepDocument {
     /// Begin a fault. It has the step's name, and lasts until it is healed or the run ends.
     #[serde(default)]
     pub fault: Option<Spanned<FaultDocument>>,
+    /// Speak with the lane's deployer, or wait for what machines tell it.
+    #[serde(default)]
+    pub deployer: Option<Spanned<DeployerStepDocument>>,
     /// End faults, by the names of the steps that began them; `["all"]` ends all.
     #[serde(default)]
     pub heal: Option<Spanned<Vec<Spanned<String>>>>,

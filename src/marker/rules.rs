@@ -98,7 +98,7 @@ impl CompiledRules {
             ..RuleParts::default()
         };
         for step in all_steps(&lane.steps) {
-            let Action::Expect { expectations, forbid } = &step.action else { continue };
+            let Action::Expect { expectations, forbid, .. } = &step.action else { continue };
             // Names are the lane's on every machine, so that a line is read the same way wherever it appears.
             parts.names.extend(forbid.iter().cloned());
             for expectation in expectations {

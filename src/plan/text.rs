@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::model::{Accelerator, AcceleratorRequest, ImageSource, LockState, Plan};
 use crate::lane::all_steps;
 use crate::lane::model::{
-    Action, Backend, Command, Disk, Expected, Fault, Firmware, Lane, Machine, PowerAction, SecretSource, Step, Tier,
-    WriteCache,
+    Action, Backend, Command, DeployerAction, Disk, Expected, Fault, Firmware, Lane, Machine, PowerAction,
+    SecretSource, Step, Tier, WriteCache,
 };
 use crate::lane::units::{Size, Span};
 
@@ -29,7 +29,7 @@ names!(PowerAction { Shutdown => "shutdown", AwaitOff => "await-off", Cut => "cu
 /// An action on one line: `exec etcdctl endpoint health`.
 pub fn action_text(action: &Action) -> String {
     let text = match action {
-        Action::Expect { expectations, forbid } => {
+        Action::Expect { expectations, forbid, across_reboot: _ } => {
             let mut parts: Vec<String> = expectations
                 .iter()
                 .map(|expectation| match &expectation.what {
@@ -59,6 +59,7 @@ pub fn action_text(action: &Action) -> String {
         Action::Fault { fault } => format!("fault: {fault}{}", link_ends(fault)),
         Action::Heal { faults } if faults.is_empty() => "heal all faults".into(),
         Action::Heal { faults } => format!("heal {}", faults.join(", ")),
+        Action::Deployer { action } => deployer_text(action),
         Action::Schedule { schedule } => {
             let names: Vec<&str> = schedule.faults.iter().map(|scheduled| scheduled.name.as_str()).collect();
             format!(
@@ -79,6 +80,23 @@ pub fn action_text(action: &Action) -> String {
     let mut line: String = visible(&text.replace('\n', " ")).chars().take(400).collect();
     line.truncate(line.trim_end().len());
     line
+}
+
+fn deployer_text(action: &DeployerAction) -> String {
+    match action {
+        DeployerAction::AwaitState { node, state, system } => {
+            let state = serde_json::to_value(state).ok();
+            let state = state.as_ref().and_then(|state| state.as_str()).unwrap_or_default();
+            let running = system.as_ref().map(|system| format!(" and runs {system}")).unwrap_or_default();
+            format!("deployer: {node} is {state}{running}")
+        }
+        DeployerAction::AwaitRollBack { node, system } => format!("deployer: {node} goes back from {system}"),
+        DeployerAction::Desire { node, system } => format!("deployer: {node} shall run {system}"),
+        DeployerAction::Claim { node, class } => format!("deployer: {node} becomes a {class}"),
+        DeployerAction::Reinstall { node } => format!("deployer: {node} may be installed again"),
+        DeployerAction::Retire { node } => format!("deployer: {node} is retired"),
+        DeployerAction::Restart {} => "deployer: ended and started again".into(),
+    }
 }
 
 fn through(network: &Option<String>) -> String {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::steps::{self, RunningMachine, StepContext, StepEnd, StepResult, expect, happens_on_host};
 use crate::event::{Evidence, Failure, FailureReason, Kind, Outcome, Severity, StepSummary};
 use crate::lane::model::{Action, Step};
-use crate::marker::WaitProgress;
+use crate::marker::{Wait, WaitProgress};
 use crate::plan;
 
 /// The name of an action, as the normalised lane's `kind` has it.
@@ -33,6 +33,7 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::Parallel { .. } => "parallel",
         Action::Fault { .. } => "fault",
         Action::Heal { .. } => "heal",
+        Action::Deployer { .. } => "deployer",
         Action::Schedule { .. } => "schedule",
     }
 }
@@ -271,8 +272,10 @@ async fn on_one_machine(
     machine: &RunningMachine,
     deadline: Duration,
 ) -> StepResult {
-    if let Action::Expect { expectations, forbid } = &step.action {
-        return expect(context, index, expectations, forbid, machine).await;
+    if let Action::Expect { expectations, forbid, across_reboot } = &step.action {
+        let wait = Wait::new(expectations, forbid);
+        let wait = if *across_reboot { wait.across_reboot() } else { wait };
+        return expect(context, index, expectations, wait, machine).await;
     }
     let work = bounded(steps::on_machine(context, index, step, machine), deadline);
     broken_off(work, step, &[machine]).await

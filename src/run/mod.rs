@@ -7,6 +7,7 @@
 
 mod artifacts;
 mod boot_data;
+mod deployer;
 mod dispatcher;
 mod environment;
 mod executor;

@@ -12,8 +12,8 @@ use crate::error::{Context, Error, Result};
 use crate::event::{Kind, PortTraffic, Reporter};
 use crate::lane::model::{Attachment, HOST, Lane, SwitchedNetwork};
 use crate::network::{
-    CaptureOptions, DhcpOptions, Disconnection, EndAddress, HostPort, HostStream, MacAddress, PortStatistics, Subnet,
-    Switch, SwitchOptions, SwitchReport,
+    CaptureOptions, DhcpOptions, Disconnection, EndAddress, HostListener, HostPort, HostStream, MacAddress,
+    PortStatistics, Subnet, Switch, SwitchOptions, SwitchReport,
 };
 
 /// A run's networks by name.
@@ -96,6 +96,11 @@ impl Networks {
             return Err(invalid(format!("the network `{network}` knows no `{host}`")));
         }
         joined.connect(host, port).await
+    }
+
+    /// Listens at the host's address in a network.
+    pub fn listen(&self, network: &str, port: u16, backlog: usize) -> io::Result<HostListener> {
+        self.joined(network).map_err(io::Error::other)?.port.listen(port, backlog)
     }
 
     /// Where commands on the host reach machines; `None` without networks.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::deployer::RunDeployer;
 use super::dispatcher::{Dispatcher, Observer};
 use super::faults::Faults;
 use super::machines::{self, Surroundings};
@@ -185,7 +186,14 @@ impl Session<'_> {
         let plan = &self.options.plan;
         let folders = RunFolders::create(&self.options.work_root, self.root.run())?;
         let networks = match Networks::start(&plan.lane, folders.runtime(), self.root.path(), self.reporter) {
-            Ok(networks) => networks,
+            Ok(networks) => Arc::new(networks),
+            Err(error) => {
+                folders.remove(false);
+                return Err(error);
+            }
+        };
+        let deployer = match self.start_deployer(&folders, &networks, &secrets).await {
+            Ok(deployer) => deployer,
             Err(error) => {
                 folders.remove(false);
                 return Err(error);
@@ -219,6 +227,7 @@ impl Session<'_> {
             secrets,
             factor: chosen.factor,
             faults: Faults::new(networks),
+            deployer,
         };
         let deadline = plan.lane.deadline.scaled(chosen.factor).duration();
         executor::execute(&context, &plan.lane.steps, deadline, self.cancel).await;
@@ -232,9 +241,31 @@ impl Session<'_> {
             self.reporter
                 .error(None, Kind::InfrastructureFailed { what: "ending a machine".into(), detail: error.chain() });
         }
+        let ended = match &context.deployer {
+            Some(deployer) => deployer.end(self.root.path()).await,
+            None => Ok(()),
+        };
         let closed = context.faults.networks.close(self.root.path(), self.reporter);
         folders.remove(!self.kept.is_empty());
-        closed
+        ended.and(closed)
+    }
+
+    /// The lane's deployer, where it has one, before the first machine could phone home.
+    async fn start_deployer(
+        &self,
+        folders: &RunFolders,
+        networks: &Arc<Networks>,
+        secrets: &Secrets,
+    ) -> Result<Option<RunDeployer>> {
+        let Some(lane) = &self.options.plan.lane.deployer else { return Ok(None) };
+        let store = ImageStore::open(&self.options.work_root, &self.options.project_root)?;
+        let mut bundles = Vec::new();
+        for (class, image) in &lane.images {
+            let Some(request) = self.image_request(image) else { continue };
+            bundles.push((class.clone(), store.bundle(&request, self.progress, self.cancel.clone()).await?.path));
+        }
+        let (root, scratch) = (&self.options.project_root, folders.scratch());
+        RunDeployer::start(lane, bundles, root, scratch, networks.clone(), secrets, self.reporter).await.map(Some)
     }
 
     async fn keep(&mut self, machines: &BTreeMap<String, RunningMachine>) {
@@ -294,18 +325,22 @@ impl Session<'_> {
         Ok(Chosen { mode: choice.mode, factor, detail: choice.detail })
     }
 
+    fn image_request(&self, name: &str) -> Option<ImageRequest> {
+        let plan = &self.options.plan;
+        Some(ImageRequest {
+            name: name.into(),
+            image: plan.lane.images.get(name)?.clone(),
+            source: plan.images.get(name)?.source,
+            base_directory: self.options.project_root.clone(),
+            locked: self.options.locked,
+        })
+    }
+
     async fn prepare_images(&mut self, store: &ImageStore) -> Result<BTreeMap<String, BuiltImage>> {
         let plan = &self.options.plan;
         let mut images = BTreeMap::new();
-        for (name, planned) in &plan.images {
-            let Some(image) = plan.lane.images.get(name) else { continue };
-            let request = ImageRequest {
-                name: name.clone(),
-                image: image.clone(),
-                source: planned.source,
-                base_directory: self.options.project_root.clone(),
-                locked: self.options.locked,
-            };
+        for name in plan.images.keys() {
+            let Some(request) = self.image_request(name) else { continue };
             let began = Instant::now();
             let built = store.ensure(&request, self.progress, self.cancel.clone()).await?;
             let ready = Kind::ImageReady {

@@ -4,6 +4,6 @@ mod accept;
 mod idle;
 mod tls;
 
-pub use accept::Listener;
-pub(super) use accept::{serve, serve_tls};
+pub(super) use accept::serve_tls;
+pub use accept::{Listener, serve};
 pub use tls::{TlsFiles, make_ca, tls_configuration};

@@ -3,6 +3,7 @@
 //! This is the form that is persisted (`lane.json`, inside `plan.json`): every step carries its `kind`, every default is
 //! filled in. A lane *file* may be terser; `document` reads that and produces this.
 
+mod deployer;
 mod fault;
 mod nix_image;
 mod topology;
@@ -10,6 +11,7 @@ mod topology;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use deployer::{DeployerAction, LaneDeployer};
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};
 pub use nix_image::NixImage;
 pub use topology::{Attachment, HOST, SwitchedNetwork};
@@ -50,6 +52,9 @@ pub struct Lane {
     #[serde(default)]
     pub networks: BTreeMap<String, SwitchedNetwork>,
     pub machines: BTreeMap<String, Machine>,
+    /// What machines phone home to.
+    #[serde(default)]
+    pub deployer: Option<LaneDeployer>,
     pub steps: Vec<Step>,
     pub controls: BTreeMap<String, Control>,
 }
@@ -405,6 +410,9 @@ pub enum Action {
         expectations: Vec<Expectation>,
         /// Markers that end the wait as a failure when they appear.
         forbid: Vec<String>,
+        /// The machine may reboot meanwhile.
+        #[serde(default)]
+        across_reboot: bool,
     },
     /// Run a command in the guest.
     Exec {
@@ -463,6 +471,10 @@ pub enum Action {
     /// Begin and end faults on a schedule. Not scaled.
     Schedule {
         schedule: Schedule,
+    },
+    /// Speak with the lane's deployer, or wait for what machines tell it.
+    Deployer {
+        action: DeployerAction,
     },
     /// Let time pass while the failure patterns watch. Not scaled.
     Hold {

@@ -102,7 +102,8 @@ impl Checker<'_> {
             .map(|expectation| expectation.within.duration())
             .fold(Duration::ZERO, Duration::saturating_add);
         let name = format!("expect-{}", name.unwrap_or_default());
-        (Action::Expect { expectations, forbid }, Span(sum), name)
+        let across_reboot = step.across_reboot.as_ref().is_some_and(|across| across.value);
+        (Action::Expect { expectations, forbid, across_reboot }, Span(sum), name)
     }
 
     /// `on_host`: a program that is a path is from the lane file's folder.

@@ -29,6 +29,8 @@ const LONGEST_DELAY: std::time::Duration = std::time::Duration::from_secs(3600);
 pub(super) struct Targets<'a> {
     pub networks: &'a BTreeMap<String, SwitchedNetwork>,
     pub machines: &'a BTreeMap<String, Machine>,
+    /// Whether the lane has one.
+    pub deployer: bool,
 }
 
 impl Checker<'_> {

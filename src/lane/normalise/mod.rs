@@ -4,6 +4,7 @@
 //! the host come out relative to the project's root (or absolute), whatever folder the lane file is in.
 
 mod actions;
+mod deployer;
 mod faults;
 mod machines;
 mod networks;
@@ -53,7 +54,12 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
     let networks = checker.networks(&document.networks);
     let mut machines = checker.machines(&document.machines, &mut images);
     checker.attachments(&document.machines, &networks, &mut machines, &header.name);
-    let steps = checker.steps(document, &faults::Targets { networks: &networks, machines: &machines });
+    let deployer = document
+        .deployer
+        .as_ref()
+        .map(|deployer| checker.entry(&deployer.place, |checker| checker.deployer(deployer, &networks, &images)));
+    let steps = checker
+        .steps(document, &faults::Targets { networks: &networks, machines: &machines, deployer: deployer.is_some() });
     checker.heals_fit(&steps);
     faults::mark_fallible(&steps, &mut machines);
     let controls = checker.controls(&document.controls, &steps);
@@ -90,6 +96,7 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
         images,
         networks,
         machines,
+        deployer,
         steps,
         controls,
     })

@@ -26,7 +26,7 @@ pub(super) mod default_bound {
     pub const SCRIPT: Span = Span::from_secs(300);
 }
 
-const ACTIONS: &str = "`expect`, `exec`, `host`, `http`, `tcp`, `copy`, `power`, `reboot`, `hold`, `fault`, `heal`, `schedule`, `script` or `parallel`";
+const ACTIONS: &str = "`expect`, `exec`, `host`, `http`, `tcp`, `copy`, `power`, `reboot`, `hold`, `fault`, `heal`, `schedule`, `deployer`, `script` or `parallel`";
 
 /// Names that are taken, with where the file gave them.
 #[derive(Default)]
@@ -134,6 +134,11 @@ impl Checker<'_> {
                     .hint("say in the same step what is expected"),
             );
         }
+        if let Some(across) = &step.across_reboot
+            && step.expect.is_none()
+        {
+            self.report(Problem::new("`across_reboot` belongs to an `expect`").at(across.place.clone()));
+        }
         if inner && step.always {
             self.report(
                 Problem::new("`always` belongs to the `parallel` step as a whole")
@@ -211,6 +216,10 @@ impl Checker<'_> {
         if let Some(heal) = &step.heal {
             return (self.heal(heal), bound.unwrap_or(default_bound::FAULT), "heal".into());
         }
+        if let Some(form) = &step.deployer {
+            let (action, name) = self.deployer_step(form, targets.deployer);
+            return (Action::Deployer { action }, bound.unwrap_or(default_bound::COMMAND), name);
+        }
         if let Some(schedule) = &step.schedule {
             if let Some(within) = &step.within {
                 self.report(
@@ -278,6 +287,7 @@ impl Checker<'_> {
                 (true, "this is asked from the host's place in the network")
             }
             Action::Heal { .. } => (true, "a fault is healed where it was begun"),
+            Action::Deployer { .. } => (true, "the deployer is the lane's; a step names its node itself"),
             Action::Schedule { .. } => (true, "the faults in here say it, each for itself"),
             Action::Fault { fault } if !fault.is_on_machines() => (true, "a link names its ends itself"),
             _ => (false, ""),
@@ -421,6 +431,7 @@ fn given_actions(step: &StepDocument) -> Vec<(&'static str, &Place)> {
         given("parallel", &step.parallel),
         given("fault", &step.fault),
         given("heal", &step.heal),
+        given("deployer", &step.deployer),
         given("schedule", &step.schedule),
     ]
     .into_iter()

@@ -9,6 +9,7 @@ mod link;
 mod schedule;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ type Effects = BTreeMap<String, u64>;
 
 /// The faults that last at present, and what they are done with.
 pub struct Faults {
-    pub networks: Networks,
+    pub networks: Arc<Networks>,
     active: Mutex<BTreeMap<String, Active>>,
 }
 
@@ -36,7 +37,7 @@ struct Active {
 }
 
 impl Faults {
-    pub fn new(networks: Networks) -> Self {
+    pub fn new(networks: Arc<Networks>) -> Self {
         Self { networks, active: Mutex::new(BTreeMap::new()) }
     }
 

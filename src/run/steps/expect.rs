@@ -9,17 +9,17 @@ use crate::event::{Failure, FailureReason, Kind};
 use crate::lane::model::{Expectation, Expected};
 use crate::marker::{Wait, WaitProgress};
 
-/// Waits on one machine. The deadlines of the expectations are the only ones: each runs from the one before.
+/// Waits on one machine; `wait` is for these expectations. The deadlines of the expectations are the only ones: each runs from the one before.
 pub async fn expect(
     context: &StepContext,
     index: usize,
     expectations: &[Expectation],
-    forbid: &[String],
+    wait: Wait,
     machine: &RunningMachine,
 ) -> StepResult {
     let began = Instant::now();
     let state = &machine.state;
-    let mut wait = state.start_wait(Wait::new(expectations, forbid));
+    let mut wait = state.start_wait(wait);
     let mut due = expectations.iter();
     let next_deadline = |due: &mut std::slice::Iter<'_, Expectation>| {
         due.next().map(|expectation| Deadline::now() + expectation.within.scaled(context.factor).duration())

@@ -29,6 +29,7 @@ use crate::event::{Evidence, Failure, FailureReason, Kind, Reporter, Severity};
 use crate::lane::model::{Action, Fault, PowerFault, Step};
 use crate::machine::{Machine, MachineState};
 use crate::marker::Wait;
+use crate::run::deployer::RunDeployer;
 use crate::run::faults::{self, Faults};
 use crate::secret::Secrets;
 
@@ -54,6 +55,8 @@ pub struct StepContext {
     pub factor: f64,
     /// What the run disturbs at present, and its networks.
     pub faults: Faults,
+    /// What machines phone home to.
+    pub deployer: Option<RunDeployer>,
 }
 
 /// Why a step's work did not end well.
@@ -152,7 +155,7 @@ pub fn happens_on_host(action: &Action) -> bool {
     match action {
         Action::Http { network, .. } | Action::Tcp { network, .. } => network.is_some(),
         // A fault is one thing, wherever it happens.
-        Action::Fault { .. } | Action::Heal { .. } | Action::Schedule { .. } => true,
+        Action::Fault { .. } | Action::Heal { .. } | Action::Schedule { .. } | Action::Deployer { .. } => true,
         Action::Host { .. } | Action::Script { .. } | Action::Parallel { .. } => true,
         Action::Expect { .. }
         | Action::Exec { .. }
@@ -199,6 +202,7 @@ pub async fn on_machine(context: &StepContext, index: usize, step: &Step, machin
         | Action::Fault { .. }
         | Action::Heal { .. }
         | Action::Schedule { .. }
+        | Action::Deployer { .. }
         | Action::Host { .. }
         | Action::Script { .. }
         | Action::Parallel { .. } => {
@@ -234,6 +238,10 @@ pub async fn on_host(context: &StepContext, index: usize, step: &Step) -> StepRe
             context.faults.begin(context, &correlated(context, index), &step.name, fault, &machines).await
         }
         Action::Heal { faults } => context.faults.heal(context, &correlated(context, index), faults).await,
+        Action::Deployer { action } => match &context.deployer {
+            Some(deployer) => deployer.act(action).await,
+            None => Err(Error::infrastructure("the run has no deployer").into()),
+        },
         Action::Schedule { schedule } => {
             faults::schedule(context, &correlated(context, index), &step.name, schedule).await
         }
