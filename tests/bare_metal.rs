@@ -1,0 +1,59 @@
+//! Bare metal: machines with empty disks boot the installer's medium by UEFI and BIOS, are installed, reboot and converge; and
+//! an installed machine activates what is desired, and goes back from what is not healthy.
+
+mod support;
+
+use std::path::Path;
+
+use support::{OwnWorkRoot, expect_status, result_of, stderr_of};
+
+fn passes(work: &OwnWorkRoot, arguments: &[&str]) -> std::path::PathBuf {
+    let output = work.bootproof().args(["run"]).args(arguments).env("TOKEN", TOKEN).output().unwrap();
+    expect_status(&output, 0);
+    let proof = work.proof();
+    assert_eq!(result_of(&proof)["verdict"], "passed");
+    for check in ["verify", "replay"] {
+        expect_status(&work.bootproof().args(["proof", check, "latest"]).output().unwrap(), 0);
+    }
+    assert!(work.qemus().is_empty(), "no machine outlives its run");
+    proof
+}
+
+fn reproduces(work: &OwnWorkRoot, lane: &str, control: &str) {
+    let output = work.bootproof().args(["run", lane, "--control", control]).output().unwrap();
+    expect_status(&output, 0);
+    assert!(stderr_of(&output).contains("reproduced"), "{}", stderr_of(&output));
+}
+
+/// A token that can be looked for.
+const TOKEN: &str = "5ecre7-0123456789abcdef0123456789abcdef";
+
+fn holds(file: &Path, text: &str) -> bool {
+    let bytes = std::fs::read(file).unwrap();
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+// One after the other: they share images, and each keeps both cores busy.
+#[test]
+fn machines_are_installed_converge_and_go_back() {
+    let work = OwnWorkRoot::new();
+    let known = r#"secrets.token-worker={ environment = "TOKEN" }"#;
+    let proof = passes(&work, &["baremetal-iso", "--set", known]);
+    for entry in walkdir::WalkDir::new(&proof).into_iter().map(Result::unwrap) {
+        if entry.file_type().is_file() {
+            assert!(!holds(entry.path(), TOKEN), "a token stands in `{}`", entry.path().display());
+        }
+    }
+    let nodes: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(proof.join("artifacts/deployer/nodes.json")).unwrap()).unwrap();
+    let firmware: Vec<_> = nodes.as_array().unwrap().iter().map(|node| &node["node"]["firmware"]).collect();
+    assert_eq!(firmware, ["uefi", "bios"]);
+    // The others install first, and take as long as the lane: they are in `make nightly`.
+    for control in ["wrong-token", "damaged-bundle"] {
+        reproduces(&OwnWorkRoot::new(), "baremetal-iso", control);
+    }
+    for lane in ["deployer-smoke", "deployer-rollback"] {
+        passes(&OwnWorkRoot::new(), &[lane]);
+        reproduces(&OwnWorkRoot::new(), lane, "all");
+    }
+}
