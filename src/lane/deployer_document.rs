@@ -12,7 +12,6 @@ use crate::provisioning::NodeState;
 /// A deployer in the run's own process. Its machines boot an installer (`iso`), or have a system that phones home.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Deployer")]
 pub struct DeployerDocument {
     /// The network at whose host's address it listens; may be left out where the lane has only one.
     #[serde(default)]
@@ -49,7 +48,6 @@ pub struct DeployerDocument {
 /// What a step does with the deployer: besides `node`, exactly one.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "DeployerStep")]
 pub struct DeployerStepDocument {
     #[serde(default)]
     pub node: Option<Spanned<String>>,

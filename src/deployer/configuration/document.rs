@@ -126,6 +126,7 @@ pub(super) fn node_pattern() -> String {
 /// Which disk. All that is given must hold, of exactly one disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "DiskSelectorDocument")]
 pub struct DiskDocument {
     /// The name below `/dev/disk/by-id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
