@@ -17,6 +17,7 @@ let
     inherit self;
   };
   nixosConfigurations = import ../nixos-configurations {
+    inherit (inputs) disko;
     inherit
       lib
       library
@@ -86,6 +87,7 @@ let
     default = pkgs.bootproof;
     single-node-quickstart-image =
       nixosConfigurations.single-node-quickstart.config.system.build.bootproofImage;
+    installer-iso = nixosConfigurations.installer-iso.config.system.build.isoImage;
     single-node-trial-vm = nixosConfigurations.single-node-trial.config.system.build.vm;
     netboot-all-in-one = import ./netboot.nix { inherit pkgs; } nixosConfigurations.netboot-all-in-one;
     netboot-control-plane = import ./netboot.nix {

@@ -1,5 +1,6 @@
 # NixOS systems of this project: what its lanes boot, and examples of how the modules fit together.
 {
+  disko,
   lib,
   library,
   nixosModules,
@@ -14,6 +15,15 @@ let
     import (nixpkgs + "/nixos/lib/eval-config.nix") {
       inherit system modules;
     };
+  baremetal =
+    role:
+    system' [
+      disko.nixosModules.disko
+      nixosModules.agent
+      ./disk-layout.nix
+      ./baremetal.nix
+      { networking.hostName = lib.mkDefault role; }
+    ];
   node =
     name:
     system' [
@@ -38,6 +48,28 @@ in
     nixosModules.testing
     ./single-node-quickstart.nix
     (nixpkgs + "/nixos/modules/virtualisation/qemu-vm.nix")
+  ];
+  # The live system that installs NixOS machines, as an ISO: `config.system.build.isoImage`.
+  installer-iso = system' [
+    nixosModules.installer
+    ./installer-iso.nix
+  ];
+  # What it installs on a machine in QEMU; disko lays out the disk.
+  baremetal-qemu-control-plane = baremetal "control-plane";
+  baremetal-qemu-worker = baremetal "worker";
+  # Where machines phone home to.
+  deployer = system' [
+    nixosModules.deployer
+    nixosModules.testing
+    {
+      networking.hostName = "deployer";
+      services.bootproof-deployer = {
+        enable = true;
+        cluster = library.mkCluster cluster;
+        openFirewall = true;
+      };
+      system.stateVersion = lib.mkDefault "20.09";
+    }
   ];
   netboot-all-in-one = system' [
     nixosModules.agent

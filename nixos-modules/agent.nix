@@ -22,6 +22,11 @@ in
 {
   options.services.bootproof-agent = {
     enable = lib.mkEnableOption "the bootproof agent";
+    converge = lib.mkOption {
+      type = lib.types.bool;
+      default = false;
+      description = "Whether the machine asks a deployer what to run, and becomes that.";
+    };
     package = lib.mkOption {
       type = lib.types.package;
       default = pkgs.bootproof-agent;
@@ -56,6 +61,35 @@ in
           Type = "oneshot";
           RemainAfterExit = true;
           ExecStart = "${program} marker boot";
+        };
+      };
+    }
+    // lib.optionalAttrs cfg.converge {
+      bootproof-converge = {
+        description = "bootproof convergence to the desired system";
+        wantedBy = [ "multi-user.target" ];
+        after = [
+          "network.target"
+          "bootproof-boot.service"
+        ];
+        # Switching to another system must not end what is switching.
+        restartIfChanged = false;
+        stopIfChanged = false;
+        # Either the installer has written where to ask, or the kernel's command line says so.
+        unitConfig = {
+          ConditionPathExists = "|/etc/bootproof/agent.json";
+          ConditionKernelCommandLine = "|bootproof.deployer_url";
+        };
+        path = [
+          config.nix.package
+          "/run/current-system/sw"
+        ];
+        serviceConfig = {
+          Type = "simple";
+          ExecStart = "${program} converge";
+          Restart = "on-failure";
+          RestartSec = 5;
+          KillMode = "mixed";
         };
       };
     };

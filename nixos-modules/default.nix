@@ -11,5 +11,7 @@ in
   agent = withPackages ./agent.nix;
   markers = withPackages ./markers.nix;
   testing = withPackages ./testing.nix;
+  deployer = withPackages ./deployer.nix;
+  installer = withPackages ./installer.nix;
   cluster = import ./cluster.nix { inherit mkCluster; };
 }

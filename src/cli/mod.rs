@@ -9,6 +9,7 @@ mod deployer;
 mod doctor;
 mod exec;
 mod guard;
+mod hardware;
 mod image;
 mod lane;
 mod plan;
@@ -69,6 +70,8 @@ enum Command {
     Proof(proof::Arguments),
     /// Serve what Nix has built on this host to machines that install themselves
     Cache(cache::Arguments),
+    /// Tell what an operator needs to boot the installer's medium on hardware
+    Hardware(hardware::Arguments),
     /// Tell whether the project keeps what its profiles promise; boots nothing
     Guard(guard::Arguments),
     /// Serve machines that phone home to be installed, and administer them
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&context, arguments),
         Command::Exec(arguments) => exec::run(&context, arguments),
         Command::Cache(arguments) => cache::run(&context, arguments),
+        Command::Hardware(arguments) => hardware::run(&context, arguments),
         Command::Guard(arguments) => guard::run(&context, arguments),
         Command::Deployer(arguments) => deployer::run(&context, arguments),
         Command::Doctor(arguments) => doctor::run(&context, arguments),
