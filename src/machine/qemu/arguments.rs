@@ -124,7 +124,7 @@ impl QemuDefinition {
         self.push_identity(&mut arguments);
         self.push_channels(&mut arguments);
         // Numbers that the firmware goes by; none is given twice.
-        let medium_index = if first == FirstBoot::Medium { 1 } else { self.disks.len() + 2 };
+        let medium_index = if first == FirstBoot::Medium { 1 } else { self.medium_last() };
         if let Some(medium) = &self.medium {
             let file = escape(medium);
             let medium = format!("node-name=medium,read-only=on,driver=raw,file.driver=file,file.filename={file}");
@@ -149,6 +149,11 @@ impl QemuDefinition {
         arguments.pair("-object", "rng-random,id=entropy,filename=/dev/urandom");
         arguments.pair("-device", "virtio-rng-pci,rng=entropy");
         arguments.0
+    }
+
+    /// The medium's place in the boot order after all disks.
+    pub fn medium_last(&self) -> usize {
+        self.disks.len() + 2
     }
 
     /// The block nodes of disks that the lane may make fail.

@@ -106,6 +106,10 @@ impl QemuMachine {
         for (guest_port, host_port) in forwards.iter().copied() {
             setup.state.report(Severity::Info, Kind::ForwardOpened { guest_port, host_port });
         }
+        if first == FirstBoot::Medium {
+            // Once: the order was read for this boot, and is read again at each reset. What was installed then boots.
+            qmp.set_boot_index("medium", setup.definition.medium_last()).await?;
+        }
         qmp.resume().await?;
         let (orders, order_queue) = mpsc::unbounded_channel();
         let pid = keeper.pid();

@@ -72,6 +72,16 @@ impl Qmp {
         self.service.execute(qmp::stop {}).await.map(drop).map_err(|error| failed("stop", error))
     }
 
+    /// Gives a device another place in the boot order, from the next reset on.
+    pub async fn set_boot_index(&self, device: &str, index: usize) -> Result<()> {
+        let command = qmp::qom_set {
+            path: format!("/machine/peripheral/{device}"),
+            property: "bootindex".into(),
+            value: index.into(),
+        };
+        self.service.execute(command).await.map(drop).map_err(|error| failed("qom-set", error))
+    }
+
     /// Bounds what goes through a disk, in bytes per second of reads and writes each; 0 for no bound.
     pub async fn throttle(&self, device: &str, bytes_per_second: u64) -> Result<()> {
         let rate = i64::try_from(bytes_per_second).unwrap_or(i64::MAX);
