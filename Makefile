@@ -44,6 +44,8 @@ nightly: release ## what takes longer than a commit may wait for
 	BOOTPROOF_CRASH_MOMENTS=100 cargo test --locked --test crash
 	target/release/bootproof run quickstart --control all
 	target/release/bootproof run baremetal-iso --control all
+	target/release/bootproof run host-lifecycle
+	target/release/bootproof run host-lifecycle --control all
 
 bench: agent ## ratios against the plain tools, medians of alternating runs
 	cargo bench --locked
