@@ -31,9 +31,32 @@ in {
   parts = run "parts" [ "out" "image" ] "echo nothing > $out; mkdir -p $image/images; head -c 2097152 /dev/zero > $image/images/a.raw";
   bad = run "bad" [ "out" ] "echo first; echo the last words >&2; exit 4";
   slow = run "slow" [ "out" ] "echo up > FIFO; exec sleep 98765.4321";
-  iso = run "iso" [ "out" ] "mkdir -p $out/iso; echo > $out/iso/nixos.iso";
+  iso = run "iso" [ "out" ] "mkdir -p $out/iso; cp ${./medium.iso} $out/iso/nixos.iso";
 }
 "#;
+
+/// The least that a BIOS boots as a CD (El Torito, no emulation): a program that prints a line on the serial port.
+fn medium() -> Vec<u8> {
+    // xor ax,ax; mov ds,ax; mov dx,0x3f8; mov si,0x7c15; next: lodsb; test al,al; jz end; out dx,al; jmp next; end: hlt; jmp end
+    const PROGRAM: &[u8] = &[
+        0x31, 0xc0, 0x8e, 0xd8, 0xba, 0xf8, 0x03, 0xbe, 0x15, 0x7c, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8,
+        0xf4, 0xeb, 0xfd,
+    ];
+    const SECTOR: usize = 2048;
+    let mut bytes = vec![0; 24 * SECTOR];
+    let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
+    put(16 * SECTOR, b"\x01CD001\x01");
+    // The boot record leads to the catalogue in sector 19, and that to the program in sector 20.
+    put(17 * SECTOR, b"\x00CD001\x01EL TORITO SPECIFICATION");
+    put(17 * SECTOR + 0x47, &[19]);
+    put(18 * SECTOR, b"\xffCD001\x01");
+    put(19 * SECTOR, &[1]);
+    put(19 * SECTOR + 0x1e, &[0x55, 0xaa, 0x88]);
+    put(19 * SECTOR + 0x26, &[4, 0, 20]);
+    put(20 * SECTOR, PROGRAM);
+    put(20 * SECTOR + PROGRAM.len(), b"\r\nthe medium boots\r\n\0");
+    bytes
+}
 
 impl Project {
     /// `None` where the host has no Nix, which is told.
@@ -42,6 +65,7 @@ impl Project {
         fs::create_dir_all(project.path("profiles/one/lanes")).unwrap();
         let fifo = project.path("fifo");
         fs::write(project.path("images.nix"), DERIVATIONS.replace("FIFO", &fifo.display().to_string())).unwrap();
+        fs::write(project.path("medium.iso"), medium()).unwrap();
         let flake = "{ outputs = { self }: { packages.x86_64-linux = import ./images.nix; }; }";
         fs::write(project.path("flake.nix"), flake).unwrap();
         project.set(image);
@@ -149,7 +173,6 @@ fn a_build_that_fails_shows_its_end_and_names_its_log() {
         ("\".#nothing\"", "does not provide attribute"),
         ("{ file = \"../../../images.nix\", attribute = \"nothing\" }", "attribute 'nothing'"),
         ("{ file = \"none.nix\" }", "`profiles/one/lanes/none.nix` does not exist"),
-        ("\".#iso\"", "is a medium to boot from"),
     ] {
         project.set(image);
         let output = project.build();
@@ -247,4 +270,12 @@ fn what_nix_has_built_boots_also_as_the_script_of_a_vm() {
     let origin = environment["images"]["bare"]["provenance"]["store_path"].as_str().unwrap();
     assert!(origin.ends_with("-system"), "{origin}");
     own.expect_nothing_left();
+}
+
+#[test]
+fn a_medium_that_nix_built_is_booted() {
+    let Some(project) = Project::new("\".#iso\"") else { return };
+    let expect = r#"steps.0.expect=[{ console = "^the medium boots", within = "30s" }]"#;
+    let output = project.command(&["run", "one", "--set", expect]).output().unwrap();
+    expect_status(&output, 0);
 }

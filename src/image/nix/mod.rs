@@ -121,10 +121,7 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
             record.shares = runner.shares;
             Ok(record)
         }
-        Found::Medium(path) => {
-            Err(Error::usage(format!("image `{}` is a medium to boot from: `{}`", work.request.name, path.display()))
-                .hint("name a disk, a kernel with its initrd, or a NixOS VM: machines of a `nix` image boot these"))
-        }
+        Found::Medium(path) => Ok(work.record(digest, LockState::NotNeeded, Boot::Medium { path }, None, Vec::new())),
     }
 }
 
