@@ -48,6 +48,12 @@ fn machines_are_installed_converge_and_go_back() {
         serde_json::from_slice(&std::fs::read(proof.join("artifacts/deployer/nodes.json")).unwrap()).unwrap();
     let firmware: Vec<_> = nodes.as_array().unwrap().iter().map(|node| &node["node"]["firmware"]).collect();
     assert_eq!(firmware, ["uefi", "bios"]);
+    // Both machines speak to it again and again, and what it takes for that is nothing beside what they do.
+    let deployer = &result_of(&proof)["deployer"];
+    assert_eq!(deployer["nodes"].as_object().unwrap().keys().collect::<Vec<_>>(), ["control-plane", "worker"]);
+    assert!(deployer["all"]["requests"].as_u64().unwrap() > 10, "{deployer}");
+    assert!(deployer["all"]["answering_us"].as_u64().unwrap() < 2_000_000, "{deployer}");
+    assert!(deployer["telling"]["longest_us"].as_u64().unwrap() < 2_000_000, "{deployer}");
     // The others install first, and take as long as the lane: they are in `make nightly`.
     for control in ["wrong-token", "damaged-bundle"] {
         reproduces(&OwnWorkRoot::new(), "baremetal-iso", control);

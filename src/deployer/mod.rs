@@ -9,6 +9,7 @@
 //! - Nothing polls: whoever waits for a node, here or over HTTP, is woken by the change.
 //! - One client that stalls, sends garbage or sends too much holds up nobody else (`server`).
 
+mod account;
 mod api;
 mod bundle;
 mod client;
@@ -23,6 +24,7 @@ mod service;
 mod state_folder;
 mod store;
 
+pub use account::{Account, accounted};
 pub use api::{
     ClaimRequest, DesiredSystemRequest, NewToken, NodeList, RegisterRequest, ReinstallRequest, TokenList,
     TokenRequestBody, openapi,
@@ -31,7 +33,7 @@ pub use bundle::pack;
 pub use client::{Answer, Client};
 pub use configuration::*;
 pub use nodes::{Cause, HistoryEntry, NodeDetail, NodeStatus, TokenStatus};
-pub use publish::NodeWatch;
+pub use publish::{NodeWatch, Published};
 pub use refusal::{Outcome, Refusal};
 pub use server::{Listener, TlsFiles, make_ca, serve, tls_configuration};
 pub use service::{Deployer, TokenOptions};

@@ -1,7 +1,9 @@
 //! Who waits for nodes, and hears of their changes.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{broadcast, watch};
 
@@ -11,11 +13,27 @@ use super::nodes::NodeStatus;
 const BACKLOG: usize = 1024;
 
 /// A node's newest state; `None` while there is no such node.
-pub type NodeWatch = watch::Receiver<Option<Arc<NodeStatus>>>;
+pub type NodeWatch = watch::Receiver<Option<Published>>;
+
+/// A node as it is since a moment.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub status: Arc<NodeStatus>,
+    /// When it was told, which is once it was durable.
+    pub at: Instant,
+}
+
+impl Deref for Published {
+    type Target = NodeStatus;
+
+    fn deref(&self) -> &NodeStatus {
+        &self.status
+    }
+}
 
 pub struct Publisher {
-    nodes: Mutex<HashMap<String, watch::Sender<Option<Arc<NodeStatus>>>>>,
-    changes: broadcast::Sender<Arc<NodeStatus>>,
+    nodes: Mutex<HashMap<String, watch::Sender<Option<Published>>>>,
+    changes: broadcast::Sender<Published>,
 }
 
 impl Publisher {
@@ -35,16 +53,17 @@ impl Publisher {
     }
 
     /// Every change of every node.
-    pub fn changes(&self) -> broadcast::Receiver<Arc<NodeStatus>> {
+    pub fn changes(&self) -> broadcast::Receiver<Published> {
         self.changes.subscribe()
     }
 
     pub fn publish(&self, status: NodeStatus) {
-        let status = Arc::new(status);
+        let published = Published { status: Arc::new(status), at: Instant::now() };
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        nodes.entry(status.node.clone()).or_insert_with(|| watch::Sender::new(None)).send_replace(Some(status.clone()));
+        let sender = nodes.entry(published.node.clone()).or_insert_with(|| watch::Sender::new(None));
+        sender.send_replace(Some(published.clone()));
         drop(nodes);
         // Nobody need listen.
-        let _ = self.changes.send(status);
+        let _ = self.changes.send(published);
     }
 }

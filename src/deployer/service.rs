@@ -2,15 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
+use super::account;
 use super::api::{self, Surface};
 use super::configuration::Configuration;
 use super::nodes::{self, Hash, NewCredential, NodeDetail, NodeStatus, Rules, TokenStatus};
-use super::publish::{NodeWatch, Publisher};
+use super::publish::{NodeWatch, Published, Publisher};
 use super::refusal::{Outcome, Refusal};
 use super::server::{self, Listener};
 use super::state_folder::{SHORTEST_TOKEN, StateFolder, new_secret};
@@ -125,7 +126,7 @@ impl Deployer {
     }
 
     /// Waits until a node is as it should be. Woken by its changes alone.
-    pub async fn wait_for(&self, node: &str, wanted: impl Fn(&NodeStatus) -> bool) -> Outcome<Arc<NodeStatus>> {
+    pub async fn wait_for(&self, node: &str, wanted: impl Fn(&NodeStatus) -> bool) -> Outcome<Published> {
         let mut watch = self.watch(node);
         let found = watch.wait_for(|status| status.as_deref().is_some_and(&wanted)).await;
         // This deployer holds the sender.
@@ -133,7 +134,7 @@ impl Deployer {
     }
 
     /// Every change of every node from now on.
-    pub fn changes(&self) -> broadcast::Receiver<Arc<NodeStatus>> {
+    pub fn changes(&self) -> broadcast::Receiver<Published> {
         self.0.publisher.changes()
     }
 
@@ -161,7 +162,11 @@ impl Deployer {
             return Ok(answer);
         }
         let claimed = self.wait_for(&answer.node, |status| status.state != NodeState::Discovered);
-        match tokio::time::timeout(wait, claimed).await {
+        let since = Instant::now();
+        let claimed = tokio::time::timeout(wait, claimed).await;
+        let change = claimed.as_ref().ok().and_then(|change| change.as_ref().ok());
+        account::waited(since, change.map(|change| change.at));
+        match claimed {
             Ok(_) => self.phone_home_once(bearer, request).await,
             Err(_) => Ok(answer),
         }
@@ -170,19 +175,27 @@ impl Deployer {
     async fn phone_home_once(&self, bearer: Option<Hash>, request: PhoneHome) -> Outcome<PhoneHomeAnswer> {
         let value = new_secret().map_err(|error| internal(&error))?;
         let credential = NewCredential { hash: self.hash(value.expose()), value };
-        self.run(move |work, rules| nodes::phone_home(work, rules, bearer, &request, &credential)).await
+        let answer = self.run(move |work, rules| nodes::phone_home(work, rules, bearer, &request, &credential)).await?;
+        account::asked_by(&answer.node);
+        Ok(answer)
     }
 
     pub(super) async fn report(&self, bearer: Option<Hash>, report: NodeEventReport) -> Outcome<()> {
-        self.run(move |work, _| {
-            let node = nodes::node_of_credential(work, bearer)?;
-            nodes::report(work, &node, &report)
-        })
-        .await
+        let node = self
+            .run(move |work, _| {
+                let node = nodes::node_of_credential(work, bearer)?;
+                nodes::report(work, &node, &report)?;
+                Ok(node)
+            })
+            .await?;
+        account::asked_by(&node);
+        Ok(())
     }
 
     pub(super) async fn node_of(&self, bearer: Option<Hash>) -> Outcome<String> {
-        self.run(move |work, _| nodes::node_of_credential(work, bearer)).await
+        let node = self.run(move |work, _| nodes::node_of_credential(work, bearer)).await?;
+        account::asked_by(&node);
+        Ok(node)
     }
 
     /// Waits for another generation than `known`, for so long at most.
@@ -198,8 +211,11 @@ impl Deployer {
             let other = watch.wait_for(|status| {
                 status.as_deref().is_none_or(|status| status.generation != known || status.state == NodeState::Retired)
             });
+            let since = Instant::now();
             // Nothing new is an answer too.
-            let _ = tokio::time::timeout(wait, other).await.is_ok();
+            let other = tokio::time::timeout(wait, other).await;
+            let change = other.ok().and_then(|change| change.ok()?.as_ref().map(|change| change.at));
+            account::waited(since, change);
         }
         // Whether it still may know, too.
         self.run(move |work, _| {

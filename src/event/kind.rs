@@ -190,6 +190,13 @@ pub enum Kind {
         network: String,
         ports: BTreeMap<String, PortTraffic>,
     },
+    /// The lane's deployer ended, at the end of the run or to be started again: what its own part in this life was.
+    DeployerEnded {
+        nodes: BTreeMap<String, Answering>,
+        /// Requests that came from nobody known.
+        others: Answering,
+        telling: Telling,
+    },
     /// A disturbance begins.
     FaultBegan {
         /// Unique while it lasts: its step's name, with a number where a schedule begins it.
@@ -290,6 +297,45 @@ pub struct PortTraffic {
     pub dropped: u64,
     /// From the machine, and no frames at all.
     pub invalid: u64,
+}
+
+/// What a deployer's answers took: from a request's head to its answer's, so that bodies of requests count and bodies of
+/// answers do not. In microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Answering {
+    pub requests: u64,
+    pub answering_us: u64,
+    /// The longest of them.
+    pub longest_us: u64,
+    /// Not part of the above: what requests waited because they asked to, until the change that they waited for.
+    pub waiting_us: u64,
+}
+
+impl Answering {
+    pub fn add(&mut self, more: &Self) {
+        self.requests = self.requests.saturating_add(more.requests);
+        self.answering_us = self.answering_us.saturating_add(more.answering_us);
+        self.longest_us = self.longest_us.max(more.longest_us);
+        self.waiting_us = self.waiting_us.saturating_add(more.waiting_us);
+    }
+}
+
+/// How long it took from a node's change, once it was durable, until it stood in line for the log. In microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Telling {
+    pub changes: u64,
+    pub telling_us: u64,
+    pub longest_us: u64,
+}
+
+impl Telling {
+    pub fn add(&mut self, more: &Self) {
+        self.changes = self.changes.saturating_add(more.changes);
+        self.telling_us = self.telling_us.saturating_add(more.telling_us);
+        self.longest_us = self.longest_us.max(more.longest_us);
+    }
 }
 
 /// Why a disturbance is over.

@@ -563,6 +563,14 @@ pub fn kind() -> impl Strategy<Value = Kind> {
             network,
             ports: BTreeMap::from([(port, PortTraffic { received, ..PortTraffic::default() })])
         }),
+        (name(), any::<u64>(), any::<u64>()).prop_map(|(node, requests, took)| Kind::DeployerEnded {
+            nodes: BTreeMap::from([(
+                node,
+                Answering { requests, answering_us: took, longest_us: took, waiting_us: requests }
+            )]),
+            others: Answering { requests, ..Answering::default() },
+            telling: Telling { changes: requests, telling_us: took, longest_us: took },
+        }),
         name().prop_map(|name| Kind::MachineKept { pid: 1, name }),
         hostile_text().prop_map(|text| Kind::Note { text }),
         verdict.prop_map(|verdict| Kind::RunClosed { verdict }),

@@ -129,6 +129,12 @@ pub fn describe(kind: &Kind) -> String {
             let (carried, dropped) = (sum(|port| port.received), sum(|port| port.dropped));
             format!("network {network} is down: {} received, {dropped} dropped", text::count(carried, "frame"))
         }
+        Kind::DeployerEnded { nodes, others, telling: _ } => {
+            let mut all = *others;
+            nodes.values().for_each(|answering| all.add(answering));
+            let requests = text::count(all.requests, "request");
+            format!("the deployer is down: {requests} answered in {} altogether", text::microseconds(all.answering_us))
+        }
         Kind::FaultBegan { fault, description, targets, lasts: _ } => {
             let on = if targets.is_empty() { String::new() } else { format!(" on {}", targets.join(", ")) };
             format!("fault {fault} begins: {description}{on}")

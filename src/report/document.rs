@@ -4,7 +4,7 @@ use super::describe;
 use super::result::{FailureKind, FailureResult, RunResult};
 use super::story::{Story, TimelineEntry, TimelineRow};
 use super::text;
-use crate::event::{Evidence, MarkerStanding, Outcome, Verdict};
+use crate::event::{Answering, Evidence, MarkerStanding, Outcome, Verdict};
 
 pub struct Document {
     pub title: String,
@@ -68,6 +68,8 @@ impl Document {
             gates(result),
             steps(result),
             timeline(story),
+            between_markers(result),
+            deployer(result),
             faults(result),
             networks(result),
             machines(result),
@@ -264,6 +266,60 @@ fn timeline(story: &Story) -> Option<Section> {
         ]
     });
     table("Timeline", vec!["Time", "Machine", "Epoch", "Marker", "Step"], rows.collect())
+}
+
+/// Machine by machine, as the timeline is not.
+fn between_markers(result: &RunResult) -> Option<Section> {
+    let rows = result.machines.iter().flat_map(|(name, machine)| {
+        let counted = machine.markers.iter().filter(|marker| marker.standing == MarkerStanding::Counted);
+        counted.map(|marker| {
+            vec![
+                Cell::Code(name.clone()),
+                Cell::Text(marker.epoch.to_string()),
+                Cell::Code(marker.marker.clone()),
+                Cell::duration(marker.since_previous_ms),
+                Cell::duration(marker.since_epoch_ms),
+            ]
+        })
+    });
+    let header = vec!["Machine", "Epoch", "Marker", "Since the one before", "Since the epoch began"];
+    let mut section = table("Between markers", header, rows.collect())?;
+    let omitted = result.machines.values().map(|machine| machine.markers_omitted).fold(0, u64::saturating_add);
+    if omitted > 0 {
+        section
+            .blocks
+            .push(Block::Text(format!("{} not shown: see events.jsonl", text::count(omitted, "more marker"))));
+    }
+    Some(section)
+}
+
+fn deployer(result: &RunResult) -> Option<Section> {
+    let deployer = result.deployer.as_ref()?;
+    let row = |who: Cell, answering: &Answering| {
+        vec![
+            who,
+            Cell::Text(answering.requests.to_string()),
+            Cell::Text(text::microseconds(answering.answering_us)),
+            Cell::Text(text::microseconds(answering.longest_us)),
+            Cell::Text(text::microseconds(answering.waiting_us)),
+        ]
+    };
+    let mut rows: Vec<_> =
+        deployer.nodes.iter().map(|(node, answering)| row(Cell::Code(node.clone()), answering)).collect();
+    if deployer.others.requests > 0 {
+        rows.push(row(Cell::Text("nobody known".into()), &deployer.others));
+    }
+    rows.push(row(Cell::Text("all".into()), &deployer.all));
+    let header = vec!["Node", "Requests", "Answering", "Longest", "Waiting, as asked"];
+    let told = format!(
+        "{} of nodes reached the log within {} each.",
+        text::count(deployer.telling.changes, "change"),
+        text::microseconds(deployer.telling.longest_us)
+    );
+    let explained = "From a request's head to its answer's: a bundle that is streamed is not part of it. Requests that \
+                     ask for it are held back until something changes; that is told apart.";
+    let blocks = vec![Block::Table { header, rows }, Block::Text(explained.into()), Block::Text(told)];
+    Some(Section { title: "The deployer's part", blocks })
 }
 
 fn faults(result: &RunResult) -> Option<Section> {

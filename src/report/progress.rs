@@ -172,6 +172,7 @@ fn importance(kind: &Kind, severity: Severity) -> Importance {
             | Kind::ForwardOpened { .. }
             | Kind::NetworkOpened { .. }
             | Kind::NetworkClosed { .. }
+            | Kind::DeployerEnded { .. }
             | Kind::CommandFinished { .. }
             | Kind::ArtifactSaved { .. }
             | Kind::RunClosed { .. } => Importance::Detail,

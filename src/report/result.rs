@@ -6,10 +6,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::verdict;
-use super::view::{FaultView, MachineView, MarkerView, NetworkView, StepView, Trouble, TroubleKind, View};
+use super::view::{
+    DeployerView, FaultView, MachineView, MarkerView, NetworkView, StepView, Trouble, TroubleKind, View,
+};
 use crate::event::{
-    Evidence, Failure, FailureReason, FaultEnd, Finding, MarkerStanding, Outcome, PortTraffic, Severity, StopCause,
-    Verdict,
+    Answering, Evidence, Failure, FailureReason, FaultEnd, Finding, MarkerStanding, Outcome, PortTraffic, Severity,
+    StopCause, Telling, Verdict,
 };
 use crate::gate::Score;
 
@@ -64,6 +66,9 @@ pub struct RunResult {
     /// Networks between machines, by name.
     #[serde(default)]
     pub networks: BTreeMap<String, NetworkResult>,
+    /// The deployer's own part, where the lane has one and it came to its end.
+    #[serde(default)]
+    pub deployer: Option<DeployerResult>,
     pub warnings: Vec<WarningResult>,
     pub warnings_omitted: u64,
     /// Signals that asked the run to stop.
@@ -155,6 +160,19 @@ pub struct NetworkResult {
     pub ports: BTreeMap<String, PortTraffic>,
 }
 
+/// What the lane's deployer took for itself, and what it made nodes wait because they asked to. In microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeployerResult {
+    pub nodes: BTreeMap<String, Answering>,
+    /// Requests from nobody known: what was refused, and what anybody may ask.
+    pub others: Answering,
+    /// All of them together.
+    pub all: Answering,
+    /// From a node's change to its event.
+    pub telling: Telling,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommandResult {
@@ -212,6 +230,13 @@ pub struct MarkerResult {
     pub standing: MarkerStanding,
     /// Name of the step that waited for it.
     pub step: Option<String>,
+    /// Since the machine's marker that counted before, be it in an earlier epoch; `None` for the first, and for one that
+    /// does not count.
+    #[serde(default)]
+    pub since_previous_ms: Option<u64>,
+    /// Since its epoch began; `None` where the log does not say when, and for one that does not count.
+    #[serde(default)]
+    pub since_epoch_ms: Option<u64>,
     pub evidence: Evidence,
 }
 
@@ -369,6 +394,7 @@ impl RunResult {
                     (name.clone(), NetworkResult { subnet, host, ports })
                 })
                 .collect(),
+            deployer: view.deployer.as_ref().map(deployer),
             warnings: view
                 .warnings
                 .iter()
@@ -475,6 +501,13 @@ fn fault(fault: &FaultView) -> FaultResult {
     }
 }
 
+fn deployer(view: &DeployerView) -> DeployerResult {
+    let DeployerView { nodes, others, telling } = view.clone();
+    let mut all = others;
+    nodes.values().for_each(|answering| all.add(answering));
+    DeployerResult { nodes, others, all, telling }
+}
+
 fn step(step: &StepView) -> StepResult {
     StepResult {
         index: step.index as u64,
@@ -546,12 +579,16 @@ fn machine(machine: &MachineView) -> MachineResult {
 }
 
 fn marker(marker: &MarkerView) -> MarkerResult {
+    // From what is told of both, so that the figures add up.
+    let since = |earlier| milliseconds(marker.at_ns).saturating_sub(milliseconds(earlier));
     MarkerResult {
         at_ms: milliseconds(marker.at_ns),
         epoch: marker.epoch,
         marker: marker.text.clone(),
         standing: marker.standing,
         step: marker.step.clone(),
+        since_previous_ms: marker.previous_ns.map(since),
+        since_epoch_ms: marker.epoch_began_ns.map(since),
         evidence: marker.evidence.clone(),
     }
 }

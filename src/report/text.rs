@@ -68,6 +68,14 @@ pub fn duration(milliseconds: u64) -> String {
     }
 }
 
+/// A short length of time with its tenths: `0.3ms`, and as [`duration`] from a second on.
+pub fn microseconds(microseconds: u64) -> String {
+    match microseconds {
+        0..1_000_000 => format!("{}.{}ms", microseconds / 1000, microseconds % 1000 / 100),
+        _ => duration(microseconds / 1000),
+    }
+}
+
 /// Time since the run began, for timelines: seconds with three decimals.
 pub fn since_start(nanoseconds: u64) -> String {
     format!("{}.{:03}s", nanoseconds / 1_000_000_000, nanoseconds / 1_000_000 % 1000)

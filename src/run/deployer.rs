@@ -14,8 +14,11 @@ use futures_util::StreamExt;
 use tokio::sync::{Mutex, broadcast, oneshot};
 use tokio::task::JoinHandle;
 
+use super::deployer_account::{self, DeployerAccount};
 use super::networks::Networks;
-use crate::deployer::{self, Cause, Configuration, ConfigurationDocument, Deployer, NodeStatus, Refusal, TokenOptions};
+use crate::deployer::{
+    self, Cause, Configuration, ConfigurationDocument, Deployer, NodeStatus, Published, Refusal, TokenOptions,
+};
 use crate::error::{Context, Error, Result};
 use crate::event::{FailureReason, Kind, Reporter};
 use crate::lane::model::{DeployerAction, LaneDeployer};
@@ -44,6 +47,7 @@ struct Serving {
     stop: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
     told: JoinHandle<()>,
+    account: Arc<DeployerAccount>,
 }
 
 impl RunDeployer {
@@ -91,11 +95,13 @@ impl RunDeployer {
         let configuration = Configuration::resolve(&self.document, &self.project_root, &self.state.join("packed"))?;
         let deployer = Deployer::open(configuration, &self.state)?;
         let listener = self.networks.listen(&self.lane.network, self.lane.port, BACKLOG).infrastructure(failed)?;
-        let told = tokio::spawn(tell(self.reporter.clone(), deployer.changes()));
+        let account = Arc::<DeployerAccount>::default();
+        let told = tokio::spawn(tell(self.reporter.clone(), deployer.changes(), account.clone()));
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn({
             let router = deployer.router();
             let router = if self.lane.damage_bundles { router.layer(middleware::from_fn(damage)) } else { router };
+            let router = router.layer(middleware::from_fn_with_state(account.clone(), deployer_account::count));
             async move {
                 deployer::serve(listener, router, async {
                     let _ = stopped.await;
@@ -103,7 +109,7 @@ impl RunDeployer {
                 .await
             }
         });
-        Ok(Serving { deployer, stop, server, told })
+        Ok(Serving { deployer, stop, server, told, account })
     }
 
     /// Does what a step says.
@@ -165,7 +171,7 @@ impl RunDeployer {
     async fn restart(&self) -> Result<()> {
         let mut serving = self.serving.lock().await;
         if let Some(old) = serving.take() {
-            old.end().await?;
+            old.end(&self.reporter).await?;
         }
         *serving = Some(self.serve().await?);
         self.reporter.info(None, Kind::Note { text: "deployer: ended and started again".into() });
@@ -182,7 +188,7 @@ impl RunDeployer {
         {
             details.extend(serving.deployer.show(&status.node).await.ok());
         }
-        serving.end().await?;
+        serving.end(&self.reporter).await?;
         let path = root.join(HISTORY);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).infrastructure(failed)?;
@@ -193,11 +199,12 @@ impl RunDeployer {
 }
 
 impl Serving {
-    async fn end(self) -> Result<()> {
-        let Self { deployer, stop, server, told } = self;
+    async fn end(self, reporter: &Reporter) -> Result<()> {
+        let Self { deployer, stop, server, told, account } = self;
         told.abort();
         let _ = stop.send(());
         let served = server.await.infrastructure(|| "the deployer failed".into())?;
+        reporter.info(None, account.told());
         drop(deployer);
         served.infrastructure(|| "the deployer failed to serve".into())
     }
@@ -233,7 +240,7 @@ async fn damage(request: Request, next: Next) -> Response {
 }
 
 /// Every change of a node, into the log.
-async fn tell(reporter: Reporter, mut changes: broadcast::Receiver<Arc<NodeStatus>>) {
+async fn tell(reporter: Reporter, mut changes: broadcast::Receiver<Published>, account: Arc<DeployerAccount>) {
     let mut known = std::collections::BTreeMap::new();
     loop {
         let status = match changes.recv().await {
@@ -250,5 +257,6 @@ async fn tell(reporter: Reporter, mut changes: broadcast::Receiver<Arc<NodeStatu
         let state = serde_json::to_value(status.state).ok();
         let state = state.as_ref().and_then(|state| state.as_str()).unwrap_or_default();
         reporter.info(None, Kind::Note { text: format!("deployer: {} is {state}{running}", status.node) });
+        account.change_told(status.at.elapsed());
     }
 }

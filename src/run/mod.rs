@@ -8,6 +8,7 @@
 mod artifacts;
 mod boot_data;
 mod deployer;
+mod deployer_account;
 mod dispatcher;
 mod environment;
 mod executor;

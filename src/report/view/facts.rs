@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::trouble::{Trouble, TroubleKind};
 use super::window::Window;
 use crate::event::{
-    Evidence, Failure, FaultEnd, Finding, MarkerStanding, Outcome, PortTraffic, Severity, StopCause, Verdict,
+    Answering, Evidence, Failure, FaultEnd, Finding, MarkerStanding, Outcome, PortTraffic, Severity, StopCause,
+    Telling, Verdict,
 };
 use crate::gate::{GateResult, Score, score};
 
@@ -41,6 +42,8 @@ pub struct View {
     /// Ends of faults whose beginning is not kept, or was never told.
     pub faults_ended_unseen: u64,
     pub networks: BTreeMap<String, NetworkView>,
+    /// `None` where no deployer has told of its end.
+    pub deployer: Option<DeployerView>,
     /// Events of severity `warning` and `error` that are no trouble by themselves.
     pub warnings: Window<Notice>,
     pub interruptions: Window<Interruption>,
@@ -127,6 +130,11 @@ pub struct MarkerView {
     pub standing: MarkerStanding,
     /// Name of the step whose expectation this marker met.
     pub step: Option<String>,
+    /// When the marker came that counted before it, whatever its epoch; `None` for the machine's first, and for one that
+    /// does not count itself.
+    pub previous_ns: Option<u64>,
+    /// When its epoch began; `None` where the log does not say, and for one that does not count.
+    pub epoch_began_ns: Option<u64>,
     pub evidence: Evidence,
 }
 
@@ -235,6 +243,15 @@ pub struct NetworkView {
     pub host: String,
     /// Known once the network is closed.
     pub ports: BTreeMap<String, PortTraffic>,
+}
+
+/// What the lane's deployer did, in all its lives together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeployerView {
+    pub nodes: BTreeMap<String, Answering>,
+    /// What nobody known asked.
+    pub others: Answering,
+    pub telling: Telling,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -192,6 +192,14 @@ impl View {
             Kind::NetworkClosed { network, ports } => {
                 self.networks.entry(network.clone()).or_default().ports = ports.clone();
             }
+            Kind::DeployerEnded { nodes, others, telling } => {
+                let view = self.deployer.get_or_insert_default();
+                for (node, answering) in nodes {
+                    view.nodes.entry(node.clone()).or_default().add(answering);
+                }
+                view.others.add(others);
+                view.telling.add(telling);
+            }
             Kind::FaultBegan { fault, description, targets, lasts: _ } => self.faults.push(FaultView {
                 name: fault.clone(),
                 description: description.clone(),
@@ -270,13 +278,18 @@ impl View {
 
     fn see_marker(&mut self, event: &Event, text: String, standing: MarkerStanding, evidence: &Evidence) {
         let machine = self.machine(event);
+        let epoch = event.epoch.unwrap_or(machine.epoch);
+        let counts = standing == MarkerStanding::Counted;
+        let began = machine.epochs.iter().rev().find(|began| counts && began.number == epoch);
         let marker = MarkerView {
             sequence: event.sequence,
             at_ns: event.monotonic_ns,
-            epoch: event.epoch.unwrap_or(machine.epoch),
+            epoch,
             text,
             standing,
             step: None,
+            previous_ns: machine.last_marker.as_ref().filter(|_| counts).map(|previous| previous.at_ns),
+            epoch_began_ns: began.map(|began| began.at_ns),
             evidence: evidence.clone(),
         };
         let count = match standing {

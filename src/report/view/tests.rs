@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::sample::{self, LogBuilder};
-use crate::event::{FaultEnd, Kind, MarkerStanding, Outcome, Severity, Verdict};
+use crate::event::{Answering, FaultEnd, Kind, MarkerStanding, Outcome, Severity, Telling, Verdict};
+use crate::report::result::RunResult;
 use crate::report::verdict::{Decision, decide, verdict};
 
 proptest! {
@@ -83,6 +84,61 @@ fn the_events_of_a_trouble_are_told_once() {
     let view = View::of(&sample::passed());
     let warnings: Vec<&str> = view.warnings.iter().map(|warning| warning.text.as_str()).collect();
     assert_eq!(warnings, ["accelerator tcg (cached-probe): KVM hung a probe guest"]);
+}
+
+#[test]
+fn the_time_between_markers_is_told_across_reboots_and_leaves_out_what_does_not_count() {
+    let mut log = LogBuilder::new(None);
+    log.preflight();
+    let seen = |name: &str, standing, at: u64| Kind::MarkerSeen {
+        name: name.into(),
+        node: None,
+        arguments: BTreeMap::new(),
+        marker_sequence: None,
+        standing,
+        evidence: LogBuilder::console(at, 10),
+    };
+    let (counted, damaged) = (MarkerStanding::Counted, MarkerStanding::Damaged);
+    log.after(1_000).guest(seen("boot", counted, 0));
+    log.after(200).guest(seen("torn", damaged, 10));
+    log.after(300).guest(seen("reboot", counted, 20));
+    log.after(50).push(Some(("node01", 2)), Severity::Info, None, Kind::EpochBegan { origin: "reboot".into() });
+    log.after(4_000).push(Some(("node01", 2)), Severity::Info, None, seen("boot", counted, 30));
+    // Of another machine, and of an epoch whose beginning was never told.
+    log.after(7).push(Some(("node02", 1)), Severity::Info, None, seen("boot", counted, 40));
+    let result = RunResult::of(&View::of(&log.unclosed()));
+    let told = |machine: &str| -> Vec<(String, Option<u64>, Option<u64>)> {
+        let markers = result.machines[machine].markers.iter();
+        markers.map(|marker| (marker.marker.clone(), marker.since_previous_ms, marker.since_epoch_ms)).collect()
+    };
+    assert_eq!(
+        told("node01"),
+        [
+            ("boot".into(), None, Some(1_000)),
+            ("torn".into(), None, None),
+            ("reboot".into(), Some(500), Some(1_500)),
+            ("boot".into(), Some(4_050), Some(4_000)),
+        ]
+    );
+    assert_eq!(told("node02"), [("boot".into(), None, None)]);
+}
+
+#[test]
+fn the_lives_of_a_deployer_are_added_up() {
+    let answering = |requests, longest_us| Answering { requests, answering_us: 10, longest_us, waiting_us: 1 };
+    let ended = |node: &str, requests, longest| Kind::DeployerEnded {
+        nodes: BTreeMap::from([(node.into(), answering(requests, longest))]),
+        others: answering(1, 1),
+        telling: Telling { changes: 1, telling_us: 5, longest_us: longest },
+    };
+    let mut log = LogBuilder::new(None);
+    log.host(Severity::Info, ended("a", 2, 7));
+    log.host(Severity::Info, ended("b", 3, 4));
+    log.host(Severity::Info, ended("a", 4, 3));
+    let deployer = RunResult::of(&View::of(&log.unclosed())).deployer.unwrap();
+    assert_eq!(deployer.nodes["a"], Answering { requests: 6, answering_us: 20, longest_us: 7, waiting_us: 2 });
+    assert_eq!(deployer.all, Answering { requests: 12, answering_us: 60, longest_us: 7, waiting_us: 6 });
+    assert_eq!(deployer.telling, Telling { changes: 3, telling_us: 15, longest_us: 7 });
 }
 
 #[test]
