@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 #[path = "support/deployer.rs"]
 mod support;
 
-use support::{CLASSES, machine, post, send, write_files};
+use support::{CLASSES, configuration, machine, post, send, write_files};
 
 /// What it said to standard error, read while it runs so that it never waits for us.
 struct Server {
@@ -319,6 +319,37 @@ async fn under_tls_with_a_ca_of_its_own() {
     let garbage = Client::new(&format!("http://{address}"), None, None).unwrap();
     assert!(garbage.send(Method::GET, "/ca.pem", &[], vec![]).await.is_err());
     assert_eq!(post(&trusting, PHONE_HOME, &body).await.status, 200);
+}
+
+/// As in lanes: machines fetch the CA where they will then speak TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_one_address_with_tls_and_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_files(path);
+    let ca = make_ca(&path.join("ca"), "a run's").unwrap().certificate;
+    let tls = "[tls]\nca = \"ca/ca.pem\"\nca_key = \"ca/ca.key\"\nnames = [\"127.0.0.1\"]\n";
+    let text = format!("allow_unauthenticated = true\ndefault_class = \"worker\"\n{CLASSES}{tls}");
+    let deployer = Deployer::open(configuration(path, &text), &path.join("state")).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (router, public, tls) = (deployer.router(), deployer.public_router(), deployer.tls().unwrap().unwrap());
+    let server = tokio::spawn(serve_both(listener, tls, router, public, async {
+        let _ = stopped.await;
+    }));
+    // Whoever says nothing holds up nobody.
+    let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    let plain = Client::new(&format!("http://{address}"), None, None).unwrap();
+    let pem = plain.send(Method::GET, "/ca.pem", &[], vec![]).await.unwrap().body;
+    assert_eq!(pem, std::fs::read(&ca).unwrap());
+    let body = serde_json::to_value(machine(1)).unwrap();
+    let refused = post(&plain, PHONE_HOME, &body).await;
+    assert_eq!((refused.status, refused.code()), (403, "tls-required"));
+    let trusting = Client::new(&format!("https://{address}"), Some(&ca), None).unwrap();
+    assert_eq!(post(&trusting, PHONE_HOME, &body).await.status, 200);
+    drop(stop);
+    server.await.unwrap().unwrap();
 }
 
 #[test]

@@ -442,6 +442,13 @@ fn deployers() {
                 "{STEP}[images.it]\ntiny = {{}}\n[deployer]\nimages = {{ worker = \"it\", wrker = \"is\" }}\n[deployer.classes.worker]\n"
             )),
         ),
+        ("a serial number", lane(&format!("[machines.node01]\nserial = \"a,b\"\n{STEP}"))),
+        ("a clock", lane(&format!("[machines.node01]\nclock = \"-99999d\"\n{STEP}"))),
+        ("a clock that is not wrong in either way", lane(&format!("[machines.node01]\nclock = \"365d\"\n{STEP}"))),
+        (
+            "a recording's",
+            lane(&format!("[machines.node01]\nbackend = \"recorder\"\nrecording = \"-\"\nserial = \"a\"\n{STEP}"))
+        ),
         ("no deployer", with_step("deployer = { node = \"node01\", state = \"active\" }")),
         ("no node", step("{ state = \"active\" }")),
         ("no such state", step("{ node = \"node01\", state = \"ready\" }")),

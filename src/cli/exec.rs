@@ -183,6 +183,7 @@ impl OneMachine<'_> {
             reporter: &reporter,
             networks: &Networks::default(),
             secrets: &Secrets::resolve(&self.lane.secrets, &context.project_root)?,
+            ca_url: None,
         };
         let machines = machines::start(&surroundings, folders, &self.images).await?;
         let machine = machines.values().next().expect("the lane has one machine");

@@ -35,7 +35,7 @@ pub use configuration::*;
 pub use nodes::{Cause, HistoryEntry, NodeDetail, NodeStatus, TokenStatus};
 pub use publish::{NodeWatch, Published};
 pub use refusal::{Outcome, Refusal};
-pub use server::{Listener, TlsFiles, make_ca, serve, tls_configuration};
+pub use server::{Listener, TlsFiles, make_ca, serve, serve_both, tls_configuration};
 pub use service::{Deployer, TokenOptions};
 pub use state_folder::{ADMIN_TOKEN, read_token, write_private};
 pub use store::{SCHEMA_VERSION, back_up, restore};

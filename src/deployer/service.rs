@@ -87,6 +87,11 @@ impl Deployer {
         api::router(self.clone(), Surface::Whole)
     }
 
+    /// What anybody may know of it: the CA's certificate, and what netboot needs.
+    pub fn public_router(&self) -> axum::Router {
+        api::router(self.clone(), Surface::Public)
+    }
+
     /// Serves everything to whoever connects, until `stop` is ready: then requests that are being answered are answered
     /// to their end, for a while.
     ///
@@ -102,7 +107,7 @@ impl Deployer {
         listener: impl Listener,
         stop: impl Future<Output = ()> + Send,
     ) -> std::io::Result<()> {
-        server::serve(listener, api::router(self.clone(), Surface::Public), stop).await
+        server::serve(listener, self.public_router(), stop).await
     }
 
     /// As [`serve`](Self::serve), under TLS.

@@ -28,6 +28,10 @@ pub struct DeployerDocument {
     /// For controls: whether the first byte of whatever bundle is sent is another one.
     #[serde(default)]
     pub damage_bundles: bool,
+    /// Whether it speaks HTTPS, with a CA that is made for the run. Machines that come by `https://` are told where its
+    /// certificate is, with its pin; without TLS that alone is served.
+    #[serde(default)]
+    pub tls: bool,
     /// Whether machines may come without a token.
     #[serde(default)]
     pub allow_unauthenticated: bool,

@@ -17,7 +17,7 @@ use super::model::{
     Backend, Budget, ConsoleDevice, Firmware, KernelFlavour, PowerAction, Requires, TextCheck, Tier, WriteCache,
 };
 use super::reader::Spanned;
-use super::units::{Share, Size, Span};
+use super::units::{Share, Shift, Size, Span};
 
 /// Entries by name, in the order of their names.
 pub type Named<T> = BTreeMap<Spanned<String>, Spanned<T>>;
@@ -287,6 +287,12 @@ pub struct MachineDocument {
     /// Bound on what is recorded of each console, `1GiB` when left out.
     #[serde(default)]
     pub console_limit: Option<Spanned<Size>>,
+    /// DMI's serial number, by which a deployer knows it; the machine's name when left out.
+    #[serde(default)]
+    pub serial: Option<Spanned<String>>,
+    /// How wrong its hardware clock is whenever it is switched on; right when left out.
+    #[serde(default)]
+    pub clock: Option<Spanned<Shift>>,
     /// For the backend `recorder`: the stream to play, from the lane file's folder; `-` is standard input.
     #[serde(default)]
     pub recording: Option<Spanned<String>>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A length of time, never negative. Written as `500ms`, `90s`, `5m`, `1h 30m`.
+/// A length of time, never negative. Written as `500ms`, `90s`, `5m`, `1h 30m`, `7d`; days have 24 hours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
@@ -39,13 +39,19 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let signed: jiff::SignedDuration = text
-            .trim()
-            .parse()
-            .map_err(|_| format!("`{text}` is not a length of time (write it like `90s`, `5m` or `1h 30m`)"))?;
-        Duration::try_from(signed)
-            .map(Span)
-            .map_err(|_| format!("`{text}` is negative, and a length of time cannot be"))
+        let wrong = || format!("`{text}` is not a length of time (write it like `90s`, `5m` or `1h 30m`)");
+        let (days, rest) = match text.trim().split_once('d') {
+            Some((days, rest)) if days.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (days.parse::<u32>().map_err(|_| wrong())?, rest.trim_start())
+            }
+            _ => (0, text.trim()),
+        };
+        let rest = match rest {
+            "" if days > 0 => Duration::ZERO,
+            rest => Duration::try_from(rest.parse::<jiff::SignedDuration>().map_err(|_| wrong())?)
+                .map_err(|_| format!("`{text}` is negative, and a length of time cannot be"))?,
+        };
+        rest.checked_add(Duration::from_secs(u64::from(days) * 24 * 3600)).map(Span).ok_or_else(wrong)
     }
 }
 
@@ -193,6 +199,9 @@ mod tests {
             let span: Span = text.parse().unwrap();
             assert_eq!(span.to_string().parse::<Span>().unwrap(), span, "{text}");
         }
+        assert_eq!("7d".parse::<Span>().unwrap(), Span::from_secs(7 * 24 * 3600));
+        assert_eq!("1d 90s".parse::<Span>().unwrap(), Span::from_secs(24 * 3600 + 90));
+        assert_eq!("-365d".parse::<Shift>().unwrap().to_string().parse::<Shift>().unwrap().0, -365 * 86_400_000);
         for text in ["1GiB", "512MiB", "3KiB", "17B"] {
             let size: Size = text.parse().unwrap();
             assert_eq!(size.to_string(), text);
@@ -203,6 +212,7 @@ mod tests {
     fn nonsense_is_refused_with_an_example() {
         assert!("fast".parse::<Span>().unwrap_err().contains("90s"));
         assert!("-5s".parse::<Span>().unwrap_err().contains("negative"));
+        assert!("d".parse::<Span>().is_err() && "1d d".parse::<Span>().is_err() && "0d".parse::<Span>().is_err());
         assert!("much".parse::<Size>().unwrap_err().contains("GiB"));
     }
 }

@@ -45,6 +45,7 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
         disks: Vec::new(),
         medium: None,
         identity: qemu::Identity::default(),
+        clock: None,
         links: Vec::new(),
         network: Network { none: true, ..Network::default() },
         shares: Vec::new(),

@@ -17,7 +17,8 @@ use tokio::task::JoinHandle;
 use super::deployer_account::{self, DeployerAccount};
 use super::networks::Networks;
 use crate::deployer::{
-    self, Cause, Configuration, ConfigurationDocument, Deployer, NodeStatus, Published, Refusal, TokenOptions,
+    self, Cause, Configuration, ConfigurationDocument, Deployer, NodeStatus, Published, Refusal, TlsDocument,
+    TokenOptions,
 };
 use crate::error::{Context, Error, Result};
 use crate::event::{FailureReason, Kind, Reporter};
@@ -37,6 +38,8 @@ pub struct RunDeployer {
     /// What paths in the document are relative to.
     project_root: PathBuf,
     state: PathBuf,
+    /// With TLS: where machines fetch the CA from, and its pin.
+    ca_url: Option<String>,
     networks: Arc<Networks>,
     reporter: Reporter,
     serving: Mutex<Option<Serving>>,
@@ -70,11 +73,16 @@ impl RunDeployer {
                 class.bundle = Some(bundle);
             }
         }
+        let ca_url = match lane.tls {
+            true => Some(make_own_ca(lane, folder, &networks, &mut document)?),
+            false => None,
+        };
         let run = Self {
             lane: lane.clone(),
             document,
             project_root: project_root.into(),
             state: folder.join("deployer"),
+            ca_url,
             networks,
             reporter: reporter.clone(),
             serving: Mutex::default(),
@@ -98,18 +106,29 @@ impl RunDeployer {
         let account = Arc::<DeployerAccount>::default();
         let told = tokio::spawn(tell(self.reporter.clone(), deployer.changes(), account.clone()));
         let (stop, stopped) = oneshot::channel();
+        let tls = deployer.tls()?;
         let server = tokio::spawn({
+            let plain = deployer.public_router();
             let router = deployer.router();
             let router = if self.lane.damage_bundles { router.layer(middleware::from_fn(damage)) } else { router };
             let router = router.layer(middleware::from_fn_with_state(account.clone(), deployer_account::count));
             async move {
-                deployer::serve(listener, router, async {
+                let stopped = async {
                     let _ = stopped.await;
-                })
-                .await
+                };
+                match tls {
+                    Some(tls) => deployer::serve_both(listener, tls, router, plain, stopped).await,
+                    None => deployer::serve(listener, router, stopped).await,
+                }
             }
         });
         Ok(Serving { deployer, stop, server, told, account })
+    }
+
+    /// Where machines fetch its CA's certificate from, with the pin: what `bootproof.ca_cert_url` has to be. `None` without
+    /// TLS.
+    pub fn ca_url(&self) -> Option<String> {
+        self.ca_url.clone()
     }
 
     /// Does what a step says.
@@ -196,6 +215,24 @@ impl RunDeployer {
         crate::proof::write_json_atomic(&path, &details)?;
         super::artifacts::report(root, HISTORY, &self.reporter).infrastructure(failed)
     }
+}
+
+/// A CA for this run alone, whose key ends with the run's folders; the URL of its certificate.
+fn make_own_ca(
+    lane: &LaneDeployer,
+    folder: &Path,
+    networks: &Networks,
+    document: &mut ConfigurationDocument,
+) -> Result<String> {
+    let host = networks.host(&lane.network)?;
+    let made = deployer::make_ca(&folder.join("deployer-ca"), "bootproof run")?;
+    document.tls = Some(TlsDocument {
+        ca: made.certificate,
+        ca_key: Some(made.key),
+        names: vec![host.to_string()],
+        ..TlsDocument::default()
+    });
+    Ok(format!("http://{host}:{}/ca.pem#sha256={}", lane.port, made.pin))
 }
 
 impl Serving {

@@ -38,6 +38,18 @@ pub struct Surroundings<'a> {
     pub reporter: &'a Reporter,
     pub networks: &'a Networks,
     pub secrets: &'a Secrets,
+    /// Where machines fetch the CA of the run's deployer from, with its pin; `None` where it serves no HTTPS.
+    pub ca_url: Option<String>,
+}
+
+impl Surroundings<'_> {
+    /// The one parameter that a lane cannot name beforehand, for a machine that comes by HTTPS and does not name it itself.
+    fn ca_parameter(&self, machine: &MachineDefinition) -> Option<String> {
+        let url = self.ca_url.as_ref()?;
+        let has = |start: &str| machine.kernel_parameters.iter().any(|parameter| parameter.starts_with(start));
+        let wanted = has("bootproof.deployer_url=https://") && !has("bootproof.ca_cert_url=");
+        wanted.then(|| format!("bootproof.ca_cert_url={url}"))
+    }
 }
 
 /// Starts them all. When one cannot be started the others are ended again.
@@ -203,13 +215,15 @@ async fn define(
         Firmware::Bios => None,
         Firmware::Uefi => Some(own_firmware(scratch)?),
     };
-    let mut identity = Identity { serial: name.into(), uuid: uuid(surroundings.run, name), ..Identity::default() };
+    let serial = machine.serial.clone().unwrap_or_else(|| name.into());
+    let mut identity = Identity { serial, uuid: uuid(surroundings.run, name), ..Identity::default() };
     let (mut direct_kernel, mut medium) = (None, None);
     match &image.boot {
         Boot::Firmware => {}
         Boot::Medium { path } => {
             medium = Some(path.clone());
-            let parameters = medium_parameters(surroundings.lane, name, machine);
+            let mut parameters = medium_parameters(surroundings.lane, name, machine);
+            parameters.extend(surroundings.ca_parameter(machine));
             boot_data::leave(&parameters, surroundings.secrets, runtime, &mut identity)?;
         }
         Boot::Kernel { kernel, uncompressed_kernel, initramfs, parameters } => {
@@ -217,6 +231,7 @@ async fn define(
             all.extend(own_parameters(surroundings.lane, name));
             all.extend(network_parameters(surroundings.lane, machine));
             all.extend(machine.kernel_parameters.iter().cloned());
+            all.extend(surroundings.ca_parameter(machine));
             let kernel = uncompressed_kernel.as_ref().filter(|_| uefi.is_none()).unwrap_or(kernel);
             direct_kernel =
                 Some(DirectKernel { kernel: kernel.clone(), initramfs: initramfs.clone(), parameters: all });
@@ -233,6 +248,7 @@ async fn define(
         disks,
         medium,
         identity,
+        clock: machine.clock,
         network: machine.network.clone(),
         links: links.collect(),
         console: machine.console,

@@ -98,6 +98,11 @@ impl Networks {
         joined.connect(host, port).await
     }
 
+    /// The host's address in a network.
+    pub fn host(&self, network: &str) -> Result<Ipv4Addr> {
+        Ok(self.joined(network)?.network.host())
+    }
+
     /// Listens at the host's address in a network.
     pub fn listen(&self, network: &str, port: u16, backlog: usize) -> io::Result<HostListener> {
         self.joined(network).map_err(io::Error::other)?.port.listen(port, backlog)

@@ -209,6 +209,7 @@ impl Session<'_> {
             reporter: self.reporter,
             networks: &networks,
             secrets: &secrets,
+            ca_url: deployer.as_ref().and_then(RunDeployer::ca_url),
         };
         let machines = match machines::start(&surroundings, &folders, images).await {
             Ok(machines) => machines,

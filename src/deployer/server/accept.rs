@@ -9,7 +9,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -25,6 +25,8 @@ const MOST_CONNECTIONS: usize = 4096;
 /// For a request's headers, and between requests.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
+/// How a TLS record of a handshake begins; no method of HTTP does.
+const HANDSHAKE: u8 = 0x16;
 /// A connection on which nothing can be sent for so long is given up; a download is taken up again by its range.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
 /// For answers that are being sent when the deployer is told to end. Whoever waits for a change is told that there is none.
@@ -80,7 +82,7 @@ impl Listener for HostListener {
 }
 
 pub async fn serve(listener: impl Listener, router: Router, stop: impl Future<Output = ()> + Send) -> io::Result<()> {
-    run(listener, None, router, stop).await
+    run(listener, Speech::Plain(router), stop).await
 }
 
 pub async fn serve_tls(
@@ -89,18 +91,80 @@ pub async fn serve_tls(
     router: Router,
     stop: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    run(listener, Some(TlsAcceptor::from(tls)), router, stop).await
+    run(listener, Speech::Tls(TlsAcceptor::from(tls), router), stop).await
 }
 
-async fn run(
-    mut listener: impl Listener,
-    tls: Option<TlsAcceptor>,
+/// Both at one address: whoever comes without TLS is answered by `plain`.
+pub async fn serve_both(
+    listener: impl Listener,
+    tls: Arc<ServerConfig>,
     router: Router,
+    plain: Router,
     stop: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
+    run(listener, Speech::Both(TlsAcceptor::from(tls), router, plain), stop).await
+}
+
+/// What is spoken, and who answers it.
+#[derive(Clone)]
+enum Speech {
+    Plain(Router),
+    Tls(TlsAcceptor, Router),
+    /// What comes under TLS, and what comes without.
+    Both(TlsAcceptor, Router, Router),
+}
+
+impl Speech {
+    fn map(self, change: impl Fn(Router) -> Router) -> Self {
+        match self {
+            Self::Plain(router) => Self::Plain(change(router)),
+            Self::Tls(tls, router) => Self::Tls(tls, change(router)),
+            Self::Both(tls, router, plain) => Self::Both(tls, change(router), change(plain)),
+        }
+    }
+
+    async fn answer(self, connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, mut stopped: Stopped) {
+        match self {
+            Self::Plain(router) => answer(connection, router, stopped).await,
+            Self::Tls(tls, router) => answer_tls(connection, tls, router, stopped).await,
+            Self::Both(tls, router, plain) => {
+                // Looked at, and not taken: it is read again by whoever answers.
+                let mut connection = BufReader::new(connection);
+                let first = tokio::select! {
+                    first = tokio::time::timeout(HANDSHAKE_WITHIN, connection.fill_buf()) => first,
+                    _ = stopped.changed() => return,
+                };
+                match first.map(|bytes| bytes.ok().and_then(|bytes| bytes.first().copied())) {
+                    Ok(Some(HANDSHAKE)) => answer_tls(connection, tls, router, stopped).await,
+                    Ok(Some(_)) => answer(connection, plain, stopped).await,
+                    Ok(None) => tracing::debug!("a connection ended before it said anything"),
+                    Err(_) => tracing::debug!("a connection said nothing"),
+                }
+            }
+        }
+    }
+}
+
+/// Ready when the server ends.
+type Stopped = watch::Receiver<()>;
+
+async fn answer_tls(
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tls: TlsAcceptor,
+    router: Router,
+    stopped: Stopped,
+) {
+    match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(connection)).await {
+        Ok(Ok(connection)) => answer(connection, router, stopped).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+async fn run(mut listener: impl Listener, speech: Speech, stop: impl Future<Output = ()> + Send) -> io::Result<()> {
     let (stopping, stopped) = watch::channel(());
     // Whoever waits for a change is told that the server ends.
-    let router = router.layer(axum::Extension(Stopping(stopped.clone())));
+    let speech = speech.map(|router| router.layer(axum::Extension(Stopping(stopped.clone()))));
     let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut tasks = JoinSet::new();
     let mut stop = pin!(stop);
@@ -114,17 +178,9 @@ async fn run(
             () = &mut stop => break Ok(()),
             accepted = accepted => match accepted {
                 Ok((permit, connection)) => {
-                    let (tls, router, stopped) = (tls.clone(), router.clone(), stopped.clone());
+                    let (speech, stopped) = (speech.clone(), stopped.clone());
                     tasks.spawn(async move {
-                        let connection = Idle::new(connection, STALLED_AFTER);
-                        match tls {
-                            None => answer(connection, router, stopped).await,
-                            Some(tls) => match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(connection)).await {
-                                Ok(Ok(connection)) => answer(connection, router, stopped).await,
-                                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                                Err(_) => tracing::debug!("a TLS handshake took too long"),
-                            },
-                        }
+                        speech.answer(Idle::new(connection, STALLED_AFTER), stopped).await;
                         drop(permit);
                     });
                 }
@@ -153,7 +209,7 @@ async fn run(
 async fn answer(
     connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
-    mut stopped: watch::Receiver<()>,
+    mut stopped: Stopped,
 ) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(64 << 10);

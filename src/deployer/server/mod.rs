@@ -5,5 +5,5 @@ mod idle;
 mod tls;
 
 pub(super) use accept::serve_tls;
-pub use accept::{Listener, serve};
+pub use accept::{Listener, serve, serve_both};
 pub use tls::{TlsFiles, make_ca, tls_configuration};

@@ -21,6 +21,9 @@ pub struct LaneDeployer {
     /// A planted bug: the first byte of whatever bundle is sent is another one.
     #[serde(default)]
     pub damage_bundles: bool,
+    /// HTTPS with a CA of the run's own; what anybody may know is served without TLS too, at the same port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// The rest, as `bootproof deployer serve` reads it. Paths are relative to the project's root.
     pub configuration: ConfigurationDocument,
 }

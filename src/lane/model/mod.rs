@@ -19,7 +19,7 @@ pub use topology::{Attachment, HOST, SwitchedNetwork};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::lane::units::{Share, Size, Span};
+use crate::lane::units::{Share, Shift, Size, Span};
 
 /// The newest lane format that this version reads and the one it writes.
 pub const LANE_VERSION: u32 = 1;
@@ -285,6 +285,12 @@ pub struct Machine {
     pub console: ConsoleDevice,
     /// Bound on what is recorded of each console.
     pub console_limit: Size,
+    /// DMI's serial number, where it is not the machine's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// How wrong the hardware clock is whenever the machine is switched on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Shift>,
     /// For the recorder: the stream to play; `-` is standard input.
     pub recording: Option<PathBuf>,
 }
@@ -303,6 +309,8 @@ impl Default for Machine {
             networks: BTreeMap::new(),
             console: ConsoleDevice::Serial,
             console_limit: Size::gibibytes(1),
+            serial: None,
+            clock: None,
             recording: None,
         }
     }

@@ -87,6 +87,7 @@ impl Checker<'_> {
             tokens: deployer.tokens.iter().map(|token| token.value.clone()).collect(),
             images: deployer.images.iter().map(|(class, image)| (class.value.clone(), image.value.clone())).collect(),
             damage_bundles: deployer.damage_bundles,
+            tls: deployer.tls,
             configuration: ConfigurationDocument {
                 version: 1,
                 default_class: deployer.default_class.clone(),

@@ -15,13 +15,17 @@ use crate::lane::model::{
 use crate::lane::problem::Problem;
 use crate::lane::reader::Spanned;
 use crate::lane::tree::Place;
-use crate::lane::units::Size;
+use crate::lane::units::{Shift, Size};
 use crate::secret::{Placeholder, placeholders};
 
 /// The image that every lane has.
 const BUILT_IN: &str = "tiny";
 /// virtio-blk tells the guest no more of a serial number.
 const DISK_NAME_LIMIT: usize = 20;
+/// As much as firmware shows anywhere.
+const SERIAL_LIMIT: usize = 64;
+/// A PC's clock counts from 1980.
+const CLOCK_LIMIT_DAYS: u32 = 40 * 365;
 /// Less than this no kernel unpacks itself into.
 const LEAST_MEMORY: Size = Size::mebibytes(32);
 
@@ -277,6 +281,11 @@ impl Checker<'_> {
                     .at(machine.place.clone())
                     .hint("add `recording = \"console.raw\"`, or `\"-\"` for standard input"),
             ),
+            (Backend::Recorder, Some(_)) if machine.serial.is_some() || machine.clock.is_some() => self.report(
+                Problem::new("a recording has neither a serial number nor a clock")
+                    .at(machine.place.clone())
+                    .hint("leave `serial` and `clock` out"),
+            ),
             (Backend::Recorder, Some(_)) if machine.networks.is_some() => self.report(
                 Problem::new("a recording is in no network").at(machine.place.clone()).hint("leave `networks` out"),
             ),
@@ -307,11 +316,36 @@ impl Checker<'_> {
             networks: BTreeMap::new(),
             console: machine.console,
             console_limit: machine.console_limit.as_ref().map_or(defaults.console_limit, |limit| limit.value),
+            serial: machine.serial.as_ref().map(|serial| self.serial(serial)),
+            clock: machine.clock.as_ref().map(|clock| self.clock(clock)),
             recording: machine.recording.as_ref().map(|path| match path.as_str() {
                 "-" => "-".into(),
                 path => join(self.surroundings.folder, path.as_ref()),
             }),
         }
+    }
+
+    fn serial(&mut self, serial: &Spanned<String>) -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if !(1..=SERIAL_LIMIT).contains(&serial.len()) || !serial.bytes().all(plain) {
+            self.report(
+                Problem::new(format!("`{}` cannot be a serial number", serial.value))
+                    .at(serial.place.clone())
+                    .label(format!("1 to {SERIAL_LIMIT} letters, digits, hyphens, underscores and dots")),
+            );
+        }
+        serial.value.clone()
+    }
+
+    fn clock(&mut self, clock: &Spanned<Shift>) -> Shift {
+        if clock.0.unsigned_abs() > u64::from(CLOCK_LIMIT_DAYS) * 24 * 3600 * 1000 {
+            self.report(
+                Problem::new("no hardware clock goes so wrong")
+                    .at(clock.place.clone())
+                    .label(format!("at most {CLOCK_LIMIT_DAYS} days, either way")),
+            );
+        }
+        clock.value
     }
 
     fn disks(&mut self, machine: &MachineDocument) -> Vec<Disk> {

@@ -1,11 +1,14 @@
-//! QEMU's command line for a machine: a pure function of what the machine is, so that it can be printed and compared.
+//! QEMU's command line for a machine: a pure function of what the machine is (and, where its clock is wrong, of the time),
+//! so that it can be printed and compared.
 
 use std::path::{Path, PathBuf};
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::disk_server::DiskServer;
 use super::write_log::{WriteLog, log_options};
 use crate::lane::model::{ConsoleDevice, Firmware, Network};
-use crate::lane::units::Size;
+use crate::lane::units::{Shift, Size};
 use crate::machine::FirstBoot;
 use crate::plan::model::Accelerator;
 
@@ -25,6 +28,8 @@ pub struct QemuDefinition {
     /// A CD, which the firmware boots where no disk does.
     pub medium: Option<PathBuf>,
     pub identity: Identity,
+    /// How wrong the hardware clock is.
+    pub clock: Option<Shift>,
     pub network: Network,
     /// Places in the lane's networks.
     pub links: Vec<AttachedLink>,
@@ -93,8 +98,8 @@ pub struct AttachedLink {
 pub const SOCKETS: [&str; 4] = ["qmp", "console", "console-hvc0", "agent"];
 
 impl QemuDefinition {
-    /// The arguments after the program's name.
-    pub fn arguments(&self, first: FirstBoot) -> Vec<String> {
+    /// The arguments after the program's name, for a machine that is switched on now.
+    pub fn arguments(&self, first: FirstBoot, now: Timestamp) -> Vec<String> {
         let mut arguments = Arguments(Vec::new());
         arguments.pair("-name", &format!("{},debug-threads=on", self.name));
         arguments.flag("-nodefaults");
@@ -122,6 +127,9 @@ impl QemuDefinition {
         arguments.pair("-m", &format!("{}B", self.memory.bytes()));
         self.push_firmware(&mut arguments);
         self.push_identity(&mut arguments);
+        if let Some(clock) = self.clock {
+            arguments.pair("-rtc", &format!("base={}", hardware_clock(now, clock)));
+        }
         self.push_channels(&mut arguments);
         // Numbers that the firmware goes by; none is given twice.
         let medium_index = if first == FirstBoot::Medium { 1 } else { self.medium_last() };
@@ -277,6 +285,12 @@ impl Arguments {
     }
 }
 
+/// What a clock shows that is so wrong, as QEMU reads it: UTC, to the second.
+fn hardware_clock(now: Timestamp, wrong_by: Shift) -> String {
+    let shown = now.checked_add(SignedDuration::from_millis(wrong_by.0)).unwrap_or(now);
+    shown.strftime("%Y-%m-%dT%H:%M:%S").to_string()
+}
+
 /// A path inside an option list: commas are doubled.
 fn escape(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
@@ -302,6 +316,8 @@ fn quote(word: &str) -> String {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     fn definition() -> QemuDefinition {
         QemuDefinition {
             name: "node01".into(),
@@ -324,6 +340,7 @@ mod tests {
             }],
             medium: None,
             identity: Identity { serial: "node01".into(), uuid: "u".into(), ..Identity::default() },
+            clock: None,
             links: Vec::new(),
             network: Network { forward: vec![22], ..Network::default() },
             console: ConsoleDevice::Serial,
@@ -339,19 +356,20 @@ mod tests {
     #[test]
     fn a_guest_is_hermetic_unless_the_lane_asks_for_more() {
         let mut machine = definition();
-        assert!(value_of(&machine.arguments(FirstBoot::Disk), "-netdev")[0].contains("restrict=on"));
+        assert!(value_of(&machine.arguments(FirstBoot::Disk, NOW), "-netdev")[0].contains("restrict=on"));
         assert!(
-            value_of(&machine.arguments(FirstBoot::Disk), "-sandbox")[0].contains("elevateprivileges=deny,spawn=deny")
+            value_of(&machine.arguments(FirstBoot::Disk, NOW), "-sandbox")[0]
+                .contains("elevateprivileges=deny,spawn=deny")
         );
         machine.network.internet = true;
-        assert!(value_of(&machine.arguments(FirstBoot::Disk), "-netdev")[0].contains("restrict=off"));
+        assert!(value_of(&machine.arguments(FirstBoot::Disk, NOW), "-netdev")[0].contains("restrict=off"));
         machine.network.none = true;
-        assert!(value_of(&machine.arguments(FirstBoot::Disk), "-netdev").is_empty());
+        assert!(value_of(&machine.arguments(FirstBoot::Disk, NOW), "-netdev").is_empty());
     }
 
     #[test]
     fn ports_are_picked_by_qemu_and_paths_are_escaped() {
-        let arguments = definition().arguments(FirstBoot::Disk);
+        let arguments = definition().arguments(FirstBoot::Disk, NOW);
         assert!(value_of(&arguments, "-netdev")[0].contains("hostfwd=tcp:127.0.0.1:0-:22"));
         assert!(value_of(&arguments, "-blockdev")[0].contains("file.filename=/a,,b.qcow2"));
         assert!(value_of(&arguments, "-device").iter().any(|device| device.contains("serial=root")));
@@ -359,7 +377,7 @@ mod tests {
 
     #[test]
     fn what_a_guest_reads_of_the_host_it_cannot_write() {
-        let arguments = definition().arguments(FirstBoot::Disk);
+        let arguments = definition().arguments(FirstBoot::Disk, NOW);
         assert_eq!(value_of(&arguments, "-fsdev").len(), 1);
         let share = value_of(&arguments, "-fsdev")[0];
         assert!(share.contains("path=/s,,t,") && share.contains("readonly=on"), "{share}");
@@ -378,12 +396,12 @@ mod tests {
             let device = devices.iter().find(|text| text.starts_with(device)).unwrap();
             device.rsplit_once("bootindex=").unwrap().1.parse().unwrap()
         };
-        let arguments = machine.arguments(FirstBoot::Disk);
+        let arguments = machine.arguments(FirstBoot::Disk, NOW);
         assert!(index(&arguments, "ide-cd") > index(&arguments, "virtio-blk"));
         assert!(value_of(&arguments, "-blockdev")[0].ends_with("file.filename=/i,,so"));
         assert_eq!(value_of(&arguments, "-smbios"), ["type=1,serial=node01,uuid=u", "type=11,path=/oem"]);
         assert_eq!(value_of(&arguments, "-fw_cfg"), ["name=opt/org.bootproof/token,file=/secret"]);
-        let arguments = machine.arguments(FirstBoot::Medium);
+        let arguments = machine.arguments(FirstBoot::Medium, NOW);
         assert!(index(&arguments, "ide-cd") < index(&arguments, "virtio-blk"));
     }
 
@@ -391,7 +409,21 @@ mod tests {
     fn the_console_that_is_asked_for_comes_last() {
         let mut machine = definition();
         machine.console = ConsoleDevice::Virtio;
-        assert_eq!(value_of(&machine.arguments(FirstBoot::Disk), "-append"), ["console=ttyS0 console=hvc0 panic=-1"]);
+        assert_eq!(
+            value_of(&machine.arguments(FirstBoot::Disk, NOW), "-append"),
+            ["console=ttyS0 console=hvc0 panic=-1"]
+        );
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_wrong_by_so_much_whenever_the_machine_is_switched_on() {
+        let mut machine = definition();
+        assert!(value_of(&machine.arguments(FirstBoot::Disk, NOW), "-rtc").is_empty());
+        machine.clock = Some("-365d".parse().unwrap());
+        let later = NOW + SignedDuration::from_hours(400 * 24);
+        assert_eq!(value_of(&machine.arguments(FirstBoot::Disk, later), "-rtc"), ["base=1970-02-05T00:00:00"]);
+        machine.clock = Some("+1h 30m".parse().unwrap());
+        assert_eq!(value_of(&machine.arguments(FirstBoot::Disk, NOW), "-rtc"), ["base=1970-01-01T01:30:00"]);
     }
 
     #[test]

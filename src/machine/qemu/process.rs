@@ -67,7 +67,7 @@ impl QemuProcess {
         first: FirstBoot,
         place: &ProcessPlace,
     ) -> Result<Self> {
-        let arguments = definition.arguments(first);
+        let arguments = definition.arguments(first, jiff::Timestamp::now());
         fs::create_dir_all(&place.evidence)
             .and_then(|()| fs::write(place.evidence.join("cmdline.txt"), render(program, &arguments)))
             .infrastructure(|| format!("failed to write to `{}`", place.evidence.display()))?;
