@@ -44,6 +44,13 @@ nightly: release ## what takes longer than a commit may wait for
 	BOOTPROOF_CRASH_MOMENTS=100 cargo test --locked --test crash
 	target/release/bootproof run quickstart --control all
 	target/release/bootproof run baremetal-iso --control all
+	target/release/bootproof run activation-power-cut --control all
+	target/release/bootproof run install-refusals
+	target/release/bootproof run install-refusals --control all
+	target/release/bootproof run install-tls
+	target/release/bootproof run install-tls --control all
+	target/release/bootproof run install-faults
+	target/release/bootproof run install-faults --control all
 	target/release/bootproof run host-lifecycle
 	target/release/bootproof run host-lifecycle --control all
 

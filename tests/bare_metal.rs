@@ -44,6 +44,10 @@ fn machines_are_installed_converge_and_go_back() {
             assert!(!holds(entry.path(), TOKEN), "a token stands in `{}`", entry.path().display());
         }
     }
+    // What went over the network is among it: under TLS.
+    let capture = proof.join("artifacts/networks/lan.pcapng");
+    assert!(capture.metadata().unwrap().len() > 1 << 20 && holds(&capture, "BEGIN CERTIFICATE"));
+    assert!(!holds(&capture, "POST /api") && !holds(&capture, "Authorization"));
     let nodes: serde_json::Value =
         serde_json::from_slice(&std::fs::read(proof.join("artifacts/deployer/nodes.json")).unwrap()).unwrap();
     let firmware: Vec<_> = nodes.as_array().unwrap().iter().map(|node| &node["node"]["firmware"]).collect();
@@ -62,4 +66,6 @@ fn machines_are_installed_converge_and_go_back() {
         passes(&OwnWorkRoot::new(), &[lane]);
         reproduces(&OwnWorkRoot::new(), lane, "all");
     }
+    // The other faults that it survives install first: `install-faults`, `install-refusals`, `install-tls`.
+    passes(&OwnWorkRoot::new(), &["activation-power-cut"]);
 }

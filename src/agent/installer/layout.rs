@@ -33,12 +33,20 @@ pub struct LaidOut {
     pub others: Vec<(PathBuf, String, String)>,
 }
 
-/// Partitions and file systems. From here on the disk is written.
-pub fn lay_out(runner: &dyn Runner, found: &FoundDisk, plan: &InstallPlan, uuid: String) -> Result<LaidOut, String> {
+/// Marks the disk as ours to write, once it is known that the plan fits it. From here on the disk is written.
+pub fn begin(found: &FoundDisk, plan: &InstallPlan) -> Result<(), String> {
     check(&plan.layout, found.disk.size)?;
+    set_mark(&found.device)
+}
+
+fn set_mark(disk: &Path) -> Result<(), String> {
+    mark::set(disk).map_err(|error| format!("failed to mark `{}` as being written: {error}", disk.display()))
+}
+
+/// Partitions and file systems, on a disk that was begun with.
+pub fn lay_out(runner: &dyn Runner, found: &FoundDisk, plan: &InstallPlan, uuid: String) -> Result<LaidOut, String> {
     let disk = found.device.as_path();
     let name = disk.to_string_lossy();
-    mark::set(disk).map_err(|error| format!("failed to mark `{name}` as being written: {error}"))?;
     if !found.disk.signatures.is_empty() {
         // What boots goes first, so that no half of an old system is ever started.
         for number in (1..=8).map(|number| partition(disk, number)).filter(|path| path.exists()) {
@@ -52,7 +60,7 @@ pub fn lay_out(runner: &dyn Runner, found: &FoundDisk, plan: &InstallPlan, uuid:
         Some(&script(&plan.layout)),
     )?;
     // Whatever wrote the table may have cleared what stands before it.
-    mark::set(disk).map_err(|error| format!("failed to mark `{name}` as being written: {error}"))?;
+    set_mark(disk)?;
     let others: Vec<(PathBuf, String, String)> = plan
         .layout
         .partitions
@@ -190,8 +198,10 @@ mod tests {
         let disk = file.path().to_string_lossy().into_owned();
         let runner = Noted::default();
         let data = Partition { name: "data".into(), size: (100 << 20) + 1, mount: "/var/lib/data".into() };
-        let laid_out =
-            lay_out(&runner, &found(file.path(), 4 << 30, &["dos"]), &plan(vec![data]), UUID.into()).unwrap();
+        let (disk_found, plan) = (found(file.path(), 4 << 30, &["dos"]), plan(vec![data]));
+        begin(&disk_found, &plan).unwrap();
+        assert!(mark::is_there(file.path()) && runner.calls.borrow().is_empty(), "the mark comes before anything else");
+        let laid_out = lay_out(&runner, &disk_found, &plan, UUID.into()).unwrap();
         assert!(mark::is_there(file.path()), "the mark is there until a boot loader takes its place");
         let calls = runner.calls.borrow();
         assert_eq!(calls[0], format!("wipefs --all --force --quiet {disk}"));
@@ -209,14 +219,12 @@ mod tests {
     fn what_cannot_work_is_refused_before_anything_is_written() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [0; 1024]).unwrap();
-        let runner = Noted::default();
         let refuse = |size: u64, partitions: Vec<Partition>| {
-            lay_out(&runner, &found(file.path(), size, &[]), &plan(partitions), UUID.into()).unwrap_err()
+            begin(&found(file.path(), size, &[]), &plan(partitions)).unwrap_err()
         };
         assert!(refuse(100 << 20, Vec::new()).contains("too small"));
         let outside = Partition { name: "x".into(), size: 1, mount: "/../x".into() };
         assert!(refuse(4 << 30, vec![outside]).contains("makes no sense"));
-        assert!(runner.calls.borrow().is_empty());
         assert_eq!(std::fs::read(file.path()).unwrap(), [0; 1024]);
     }
 

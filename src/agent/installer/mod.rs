@@ -187,6 +187,8 @@ impl Installer {
             InstallMethod::Existing {} => {}
             InstallMethod::Tree { system } => {
                 self.fetch(system)?;
+                layout::begin(disk, &plan).during("disk-layout")?;
+                self.mark("install.disk-layout.begun", &[disk_argument(disk), found_argument(disk)].concat());
                 let layout = layout::lay_out(runner, disk, &plan, random_uuid()).during("disk-layout")?;
                 self.mark("install.disk-layout.complete", &disk_argument(disk));
                 self.report("disk-layout", NodeEvent::DiskLayoutComplete)?;
@@ -254,6 +256,16 @@ impl Installer {
 fn disk_argument(disk: &disks::FoundDisk) -> [(String, String); 1] {
     let name = disk.disk.by_id.first().cloned().unwrap_or_else(|| disk.device.display().to_string());
     [("disk".into(), name)]
+}
+
+/// What was on the disk when it was begun with.
+fn found_argument(disk: &disks::FoundDisk) -> [(String, String); 1] {
+    let found = match (disk.unfinished, disk.disk.signatures.is_empty()) {
+        (true, _) => "unfinished",
+        (false, true) => "empty",
+        (false, false) => "other",
+    };
+    [("found".into(), found.into())]
 }
 
 /// Of a report: the same boot's same report has the same one, however often it is sent.
