@@ -12,6 +12,9 @@ use crate::agent::kernel_parameters::KernelParameters;
 
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name";
 const DMI_ENTRIES: &str = "/sys/firmware/dmi/entries";
+const DMI_VENDOR: &str = "/sys/class/dmi/id/sys_vendor";
+/// The host as QEMU's user network has it, and a deployer's usual port.
+const QEMU_HOST: &str = "http://10.0.2.2:8080";
 /// SMBIOS's type of OEM strings.
 const OEM_STRINGS: u8 = 11;
 
@@ -34,22 +37,24 @@ pub struct Parameters {
 impl Parameters {
     /// `None` where there is nothing to install from. What is wrong otherwise.
     pub fn read(parameters: &KernelParameters) -> Option<Result<Self, String>> {
-        Self::read_with(parameters, &|name, reference| {
-            look_up(name, reference, Path::new(FW_CFG), Path::new(DMI_ENTRIES))
-        })
+        let look_up = |name: &str, reference: &str| look_up(name, reference, Path::new(FW_CFG), Path::new(DMI_ENTRIES));
+        Self::read_with(parameters, &look_up, &|| is_qemu(Path::new(DMI_VENDOR)))
     }
 
     fn read_with(
         parameters: &KernelParameters,
         look_up: &dyn Fn(&str, &str) -> Result<String, String>,
+        is_qemu: &dyn Fn() -> bool,
     ) -> Option<Result<Self, String>> {
+        // Nothing is installed unasked: the fallback is for who has named the parameter and given it no value.
         parameters.value("bootproof.deployer_url")?;
-        Some(Self::resolve(parameters, look_up))
+        Some(Self::resolve(parameters, look_up, is_qemu))
     }
 
     fn resolve(
         parameters: &KernelParameters,
         look_up: &dyn Fn(&str, &str) -> Result<String, String>,
+        is_qemu: &dyn Fn() -> bool,
     ) -> Result<Self, String> {
         let value = |name: &str| -> Result<Option<String>, String> {
             let value = match parameters.value(name) {
@@ -62,8 +67,11 @@ impl Parameters {
         };
         let url =
             |name: &str, text: &str| Url::parse(text).map_err(|reason| format!("failed to read `{name}`: {reason}"));
-        let deployer_text =
-            value("bootproof.deployer_url")?.ok_or("`bootproof.deployer_url` is empty: nobody knows where to ask")?;
+        let deployer_text = match value("bootproof.deployer_url")? {
+            Some(text) => text,
+            None if is_qemu() => QEMU_HOST.to_owned(),
+            None => return Err("`bootproof.deployer_url` is empty: nobody knows where to ask".into()),
+        };
         let inherited = ["console", "bootproof.marker_prefix"];
         let inherited = inherited
             .iter()
@@ -82,6 +90,10 @@ impl Parameters {
             inherited: inherited.collect(),
         })
     }
+}
+
+fn is_qemu(vendor: &Path) -> bool {
+    fs::read_to_string(vendor).is_ok_and(|vendor| vendor.trim() == "QEMU")
 }
 
 fn look_up(name: &str, reference: &str, fw_cfg: &Path, dmi: &Path) -> Result<String, String> {
@@ -132,10 +144,36 @@ mod tests {
     use super::*;
 
     fn read(line: &str) -> Option<Result<Parameters, String>> {
-        Parameters::read_with(&KernelParameters::parse(line), &|name, reference| match reference {
+        read_on(line, false)
+    }
+
+    fn read_on(line: &str, qemu: bool) -> Option<Result<Parameters, String>> {
+        let look_up = |name: &str, reference: &str| match reference {
             "@fw_cfg:opt/token" => Ok("hunter2\n".into()),
+            "@smbios" => Ok("\n".into()),
             other => Err(format!("{name} {other}")),
-        })
+        };
+        Parameters::read_with(&KernelParameters::parse(line), &look_up, &|| qemu)
+    }
+
+    #[test]
+    fn who_asks_in_qemu_and_says_nothing_more_means_its_host_and_nobody_else_does() {
+        for asked in ["bootproof.deployer_url=", "bootproof.deployer_url=@smbios"] {
+            let parameters = read_on(asked, true).unwrap().unwrap();
+            assert_eq!(parameters.deployer_text, "http://10.0.2.2:8080", "{asked}");
+            assert!(read_on(asked, false).unwrap().is_err(), "{asked}");
+        }
+        for unasked in ["quiet bootproof.node=a", "bootproof.deployer_url", ""] {
+            assert!(read_on(unasked, true).is_none(), "nothing is installed unasked: {unasked}");
+        }
+        assert!(read_on("bootproof.deployer_url=ftp://x", true).unwrap().is_err(), "what is wrong is not mended");
+        let folder = tempfile::tempdir().unwrap();
+        let vendor = folder.path().join("sys_vendor");
+        assert!(!is_qemu(&vendor));
+        for (text, expected) in [("QEMU\n", true), ("Dell Inc.\n", false)] {
+            fs::write(&vendor, text).unwrap();
+            assert_eq!(is_qemu(&vendor), expected, "{text}");
+        }
     }
 
     #[test]
