@@ -87,9 +87,7 @@ impl ImageStore {
         let into = place.join("bundle.tar.zst");
         tiny::blocking(move || {
             let context = || format!("failed to compress `{}`", packed.display());
-            let source = File::open(&packed).infrastructure(context)?;
-            let target = BufWriter::new(File::create(&compressed).infrastructure(context)?);
-            zstd::stream::copy_encode(source, target, COMPRESSION).infrastructure(context)?;
+            compress(&packed, &compressed)?;
             let size = fs::metadata(&compressed).infrastructure(context)?.len();
             let bundle = BuiltBundle { version: VERSION, digest: digest::of_file(&compressed)?, size, path: into };
             fs::rename(&compressed, &bundle.path).infrastructure(context)?;
@@ -98,6 +96,13 @@ impl ImageStore {
         })
         .await
     }
+}
+
+fn compress(packed: &Path, into: &Path) -> Result<()> {
+    let context = || format!("failed to compress `{}`", packed.display());
+    let source = File::open(packed).infrastructure(context)?;
+    let target = BufWriter::new(File::create(into).infrastructure(context)?);
+    zstd::stream::copy_encode(source, target, COMPRESSION).infrastructure(context)
 }
 
 async fn pack(
@@ -134,4 +139,87 @@ async fn pack(
         return Ok(());
     }
     Err(failed("tar", &format!("bundle image `{}`", work.request.name), &finished))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+
+    /// A root's package layer and what is ours, made in another order and at another time each time.
+    fn sources(folder: &Path, reversed: bool) {
+        let mut files = vec![
+            ("layer/boot/vmlinuz-6.1", "kernel"),
+            ("layer/etc/hostname", "theirs"),
+            ("layer/usr/lib/os-release", "ID=debian"),
+            ("ours/etc/hostname", "ours"),
+            ("ours/etc/z", "last"),
+            ("ours/etc/a", "first"),
+        ];
+        if reversed {
+            files.reverse();
+        }
+        for (path, text) in files {
+            let path = folder.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+        }
+        fs::create_dir_all(folder.join("layer/var")).unwrap();
+        symlink("usr/lib", folder.join("layer/lib")).unwrap();
+        fs::hard_link(folder.join("layer/usr/lib/os-release"), folder.join("layer/usr/lib/os-release.again")).unwrap();
+        let status = Command::new("tar")
+            .args(["--create", "--numeric-owner", "--owner=0", "--group=0", "--file"])
+            .args([folder.join("root.tar"), "--directory".into(), folder.join("layer"), ".".into()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        fs::write(folder.join("initramfs"), "initramfs").unwrap();
+        fs::create_dir(folder.join("tree")).unwrap();
+    }
+
+    fn bundle(reversed: bool) -> (String, Vec<u8>) {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        sources(folder.path(), reversed);
+        let (program, before) = root_filesystem::shell_as_root();
+        let output = Command::new(program)
+            .args(before)
+            .args(["-c", SCRIPT, "bootproof"])
+            .args([at("root.tar"), at("ours"), at("tree"), at("initramfs"), at("bundle.tar")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        compress(&at("bundle.tar"), &at("bundle.tar.zst")).unwrap();
+        (digest::of_file(&at("bundle.tar.zst")).unwrap(), fs::read(at("bundle.tar.zst")).unwrap())
+    }
+
+    #[test]
+    fn the_same_root_gives_the_same_bytes() {
+        let (program, _) = root_filesystem::shell_as_root();
+        if crate::image::tools::find(program).is_none() {
+            eprintln!("skipped: `{program}` is not installed, and bundles are packed as root");
+            return;
+        }
+        let (digest, bytes) = bundle(false);
+        let again = bundle(true);
+        assert!(again.1 == bytes, "made at another time and in another order");
+        assert_eq!(again.0, digest);
+        // Its members are what went in, ours over theirs.
+        let mut archive = tar::Archive::new(zstd::Decoder::new(&bytes[..]).unwrap());
+        let mut names = Vec::new();
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().display().to_string();
+            if name.ends_with("etc/hostname") {
+                let mut text = String::new();
+                std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
+                assert_eq!(text, "ours");
+            }
+            assert_eq!(entry.header().mtime().unwrap(), 1_704_067_200, "{name}");
+            names.push(name);
+        }
+        assert!(names.iter().any(|name| name.ends_with("boot/initrd.img-6.1")), "{names:?}");
+    }
 }
