@@ -127,7 +127,7 @@ impl<'a> Tool<'a> {
                     if !ended {
                         let _ = child.wait().await;
                     }
-                    return Err(interrupted());
+                    return Err(Error::new(ErrorKind::Interrupted, format!("interrupted while `{name}` was running")));
                 }
                 line = stdout.next() => if let Some(line) = line { said.push_str(&line); said.push('\n') },
                 line = stderr.next() => if let Some(line) = line {
