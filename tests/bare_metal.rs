@@ -5,25 +5,8 @@ mod support;
 
 use std::path::Path;
 
-use support::{OwnWorkRoot, expect_status, result_of, stderr_of};
-
-fn passes(work: &OwnWorkRoot, arguments: &[&str]) -> std::path::PathBuf {
-    let output = work.bootproof().args(["run"]).args(arguments).env("TOKEN", TOKEN).output().unwrap();
-    expect_status(&output, 0);
-    let proof = work.proof();
-    assert_eq!(result_of(&proof)["verdict"], "passed");
-    for check in ["verify", "replay"] {
-        expect_status(&work.bootproof().args(["proof", check, "latest"]).output().unwrap(), 0);
-    }
-    assert!(work.qemus().is_empty(), "no machine outlives its run");
-    proof
-}
-
-fn reproduces(work: &OwnWorkRoot, lane: &str, control: &str) {
-    let output = work.bootproof().args(["run", lane, "--control", control]).output().unwrap();
-    expect_status(&output, 0);
-    assert!(stderr_of(&output).contains("reproduced"), "{}", stderr_of(&output));
-}
+use support::lane_runs::{passes, passes_with, reproduces};
+use support::{OwnWorkRoot, result_of};
 
 /// A token that can be looked for.
 const TOKEN: &str = "5ecre7-0123456789abcdef0123456789abcdef";
@@ -38,7 +21,7 @@ fn holds(file: &Path, text: &str) -> bool {
 fn machines_are_installed_converge_and_go_back() {
     let work = OwnWorkRoot::new();
     let known = r#"secrets.token-worker={ environment = "TOKEN" }"#;
-    let proof = passes(&work, &["baremetal-iso", "--set", known]);
+    let proof = passes_with(&work, &["baremetal-iso", "--set", known], &[("TOKEN", TOKEN)]);
     for entry in walkdir::WalkDir::new(&proof).into_iter().map(Result::unwrap) {
         if entry.file_type().is_file() {
             assert!(!holds(entry.path(), TOKEN), "a token stands in `{}`", entry.path().display());

@@ -5,27 +5,8 @@ mod support;
 
 use std::path::Path;
 
-use support::{OwnWorkRoot, expect_status, result_of, stderr_of};
-
-/// Runs the lane; gives its proof.
-fn passes(work: &OwnWorkRoot, lane: &str) -> std::path::PathBuf {
-    let output = work.bootproof().args(["run", lane]).output().unwrap();
-    expect_status(&output, 0);
-    let proof = work.proof();
-    assert_eq!(result_of(&proof)["verdict"], "passed");
-    for check in ["verify", "replay"] {
-        expect_status(&work.bootproof().args(["proof", check, "latest"]).output().unwrap(), 0);
-    }
-    assert!(work.qemus().is_empty(), "no machine outlives its run");
-    proof
-}
-
-fn reproduces(work: &OwnWorkRoot, lane: &str, control: &str) {
-    let output = work.bootproof().args(["run", lane, "--control", control]).output().unwrap();
-    expect_status(&output, 0);
-    assert!(stderr_of(&output).contains("reproduced"), "{}", stderr_of(&output));
-    assert!(!stderr_of(&output).contains("passed quickstart"), "{}", stderr_of(&output));
-}
+use support::lane_runs::{passes, reproduces};
+use support::{OwnWorkRoot, result_of};
 
 fn has_lines(file: &Path) -> bool {
     std::fs::read_to_string(file).is_ok_and(|text| text.lines().count() > 10)
@@ -34,7 +15,7 @@ fn has_lines(file: &Path) -> bool {
 #[test]
 fn smoke_passes() {
     let work = OwnWorkRoot::new();
-    let proof = passes(&work, "smoke");
+    let proof = passes(&work, &["smoke"]);
     assert!(has_lines(&proof.join("machines/node01/console.log")));
     let copied = std::fs::read_to_string(proof.join("artifacts/node01/greeting.txt")).unwrap();
     assert_eq!(copied.trim(), "hello from the host");
@@ -49,7 +30,7 @@ fn every_bug_planted_in_smoke_is_caught_at_its_gate() {
 #[test]
 fn quickstart_passes_and_its_bugs_are_caught() {
     let work = OwnWorkRoot::new();
-    let proof = passes(&work, "quickstart");
+    let proof = passes(&work, &["quickstart"]);
     assert!(has_lines(&proof.join("machines/node01/console.log")));
     let surface = std::fs::read_to_string(proof.join("artifacts/node01/product-surface.json")).unwrap();
     assert!(surface.contains("etcd") && surface.contains("postgresql"), "{surface}");
@@ -58,14 +39,14 @@ fn quickstart_passes_and_its_bugs_are_caught() {
         reproduces(&work, "quickstart", control);
     }
     // The same image: after it, so that it is built once and by one.
-    passes(&OwnWorkRoot::new(), "power-cut");
+    passes(&OwnWorkRoot::new(), &["power-cut"]);
     reproduces(&work, "power-cut", "all");
 }
 
 #[test]
 fn partition_passes_and_its_bugs_are_caught() {
     let work = OwnWorkRoot::new();
-    let proof = passes(&work, "partition");
+    let proof = passes(&work, &["partition"]);
     let result = result_of(&proof);
     let fault = |name: &str| result["faults"].as_array().unwrap().iter().find(|fault| fault["name"] == name).unwrap();
     for name in ["cut-one-way", "cut-off"] {

@@ -3,6 +3,7 @@
 
 pub mod files;
 pub mod guest_program;
+pub mod lane_runs;
 pub mod nix;
 pub mod own_lane;
 pub mod process;
