@@ -89,6 +89,8 @@ in
           ExecStart = "${program} converge";
           Restart = "on-failure";
           RestartSec = 5;
+          # The deployer does not take the machine in: it says so again, until somebody has done something about it.
+          RestartPreventExitStatus = 77;
           KillMode = "mixed";
         };
       };

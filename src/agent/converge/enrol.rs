@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::journal::write_durably;
 use crate::agent::configuration::{AgentConfiguration, CONFIGURATION};
-use crate::agent::deployer::{Deployer, Token};
+use crate::agent::deployer::{Deployer, Refusal, Token};
 use crate::agent::http::Client;
 use crate::agent::installer::parameters::Parameters;
 use crate::agent::installer::{machine, trust};
@@ -17,8 +17,22 @@ use crate::provisioning::{PhoneHome, Stage, VERSION};
 
 const KNOWN_VERSION: u32 = 1;
 
+/// Why a machine is without a configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unconfigured {
+    /// The deployer does not take it in, and says the same when it is asked again.
+    Refused(Refusal),
+    Failed(String),
+}
+
+impl From<String> for Unconfigured {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
 /// What is written; else what the deployer that the kernel's command line names says.
-pub fn configuration() -> Result<AgentConfiguration, String> {
+pub fn configuration() -> Result<AgentConfiguration, Unconfigured> {
     match read(Path::new(CONFIGURATION))? {
         Some(configuration) => Ok(configuration),
         None => enrol(),
@@ -42,7 +56,7 @@ fn read(path: &Path) -> Result<Option<AgentConfiguration>, String> {
 }
 
 /// Phones home as a machine that has its system already, for as long as it takes.
-fn enrol() -> Result<AgentConfiguration, String> {
+fn enrol() -> Result<AgentConfiguration, Unconfigured> {
     let parameters = Parameters::read(&KernelParameters::read()).ok_or_else(|| {
         format!(
             "there is no `{CONFIGURATION}`, and the kernel has no `bootproof.deployer_url`: nobody says what to run"
@@ -63,9 +77,8 @@ fn enrol() -> Result<AgentConfiguration, String> {
         memory: machine::memory(root).0,
         agent_version: env!("CARGO_PKG_VERSION").into(),
     };
-    let (node, assignment) = deployer
-        .phone_home(&message, parameters.bootstrap_token.as_ref())
-        .map_err(|refusal| format!("the machine is not enrolled: {refusal}"))?;
+    let (node, assignment) =
+        deployer.phone_home(&message, parameters.bootstrap_token.as_ref()).map_err(Unconfigured::Refused)?;
     let configuration = AgentConfiguration {
         version: KNOWN_VERSION,
         deployer_url: parameters.deployer_text.clone(),

@@ -21,6 +21,9 @@ const WAIT: Duration = Duration::from_secs(60);
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// After a refusal: somebody has to do something about it.
 const AFTER_REFUSAL: Duration = Duration::from_secs(60);
+/// The exit status of a machine that the deployer does not take in: `EX_NOPERM` of sysexits. The units do not start what ended
+/// with it again; somebody who has done something about it does, or boots the machine.
+pub const REFUSED: u8 = 77;
 /// How often a download may bring nothing before it is looked whether it still is desired.
 const DOWNLOAD_TRIES: u32 = 4;
 
@@ -29,7 +32,13 @@ pub fn run() -> Result<u8, String> {
     let markers = MarkerJournal::of_this_boot();
     let configuration = match enrol::configuration() {
         Ok(configuration) => configuration,
-        Err(reason) => {
+        Err(enrol::Unconfigured::Refused(refusal)) => {
+            say(&format!("the machine is not enrolled: {refusal}"));
+            let (code, status) = (refusal.code.as_str(), refusal.status.to_string());
+            ThisHost { markers }.mark("enrolment.refused", &[("code", code), ("status", &status)]);
+            return Ok(REFUSED);
+        }
+        Err(enrol::Unconfigured::Failed(reason)) => {
             let host = ThisHost { markers };
             host.mark("convergence.failed", &[("during", "configuration"), ("reason", &reason)]);
             return Err(reason);
