@@ -513,7 +513,8 @@ pub struct TcpDocument {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CopyDocument {
-    /// A file on the host, from the lane file's folder, or `guest:/path`.
+    /// A file on the host, from the lane file's folder, or `guest:/path`; or `${program}`, the bootproof that runs the lane, and
+    /// `to` is the folder for it and its libraries.
     pub from: Spanned<String>,
     /// `guest:/path`, or a path below the proof's `artifacts/<machine>/`.
     pub to: Spanned<String>,

@@ -29,7 +29,7 @@ names!(PowerAction { Shutdown => "shutdown", AwaitOff => "await-off", Cut => "cu
 /// An action on one line: `exec etcdctl endpoint health`.
 pub fn action_text(action: &Action) -> String {
     let text = match action {
-        Action::Expect { expectations, forbid, across_reboot: _ } => {
+        Action::Expect { expectations, forbid, across_reboot } => {
             let mut parts: Vec<String> = expectations
                 .iter()
                 .map(|expectation| match &expectation.what {
@@ -42,7 +42,8 @@ pub fn action_text(action: &Action) -> String {
                 })
                 .collect();
             parts.extend(forbid.iter().map(|marker| format!("never {marker}")));
-            format!("expect {}", parts.join(", "))
+            let across = if *across_reboot { ", across reboots" } else { "" };
+            format!("expect {}{across}", parts.join(", "))
         }
         Action::Exec { command } => format!("exec {}", command_text(command)),
         Action::Host { command } => format!("host {}", command_text(command)),
@@ -51,6 +52,7 @@ pub fn action_text(action: &Action) -> String {
             format!("http {method} {url} answers {status}{}", through(network))
         }
         Action::Tcp { address, network, .. } => format!("tcp {address}{}", through(network)),
+        Action::CopyProgram { to } => format!("copy this program to guest:{to}"),
         Action::CopyIn { from, to } => format!("copy {} to guest:{to}", from.display()),
         Action::CopyOut { from, to } => format!("copy guest:{from} to {}", to.display()),
         Action::Power { action } => format!("power {action}"),

@@ -24,6 +24,7 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::Host { .. } => "host",
         Action::Http { .. } => "http",
         Action::Tcp { .. } => "tcp",
+        Action::CopyProgram { .. } => "copy-program",
         Action::CopyIn { .. } => "copy-in",
         Action::CopyOut { .. } => "copy-out",
         Action::Power { .. } => "power",

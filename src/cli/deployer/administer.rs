@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::builder::PossibleValuesParser;
 use hyper::Method;
@@ -14,7 +15,7 @@ use crate::deployer::{
     ADMIN_TOKEN, ClaimRequest, Client, DesiredSystemRequest, MatchDocument, NewToken, NodeDetail, NodeList, NodeStatus,
     RegisterRequest, ReinstallRequest, TokenList, TokenRequestBody, read_token,
 };
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::lane::units::Span;
 use crate::secret::Secret;
 use crate::text::sanitize;
@@ -23,6 +24,8 @@ use crate::text::sanitize;
 const TOKEN_VARIABLE: &str = "BOOTPROOF_DEPLOYER_ADMIN_TOKEN";
 const NODES: &str = "/api/v1/admin/nodes";
 const TOKENS: &str = "/api/v1/admin/tokens";
+/// Seconds that a deployer holds a request back at most.
+const LONGEST_WAIT: u64 = 300;
 const STATES: [&str; 7] = ["discovered", "claimed", "installing", "installed", "active", "failed", "retired"];
 
 #[derive(clap::Args)]
@@ -101,6 +104,15 @@ enum NodeCommand {
     },
     /// Show a node and what led it to where it is
     Show { node: String },
+    /// Wait until a node is in a state; woken by the deployer. One that fails ends it (exit 1), and so does the time
+    Wait {
+        node: String,
+        #[arg(long, value_parser = PossibleValuesParser::new(STATES))]
+        state: String,
+        /// How long
+        #[arg(long, value_name = "TIME", default_value = "10m")]
+        within: Span,
+    },
     /// Make a node known before it comes
     Register {
         node: String,
@@ -165,6 +177,42 @@ impl<'a> Asking<'a> {
 
     fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A> {
         self.ask(Method::GET, path, None::<&()>)
+    }
+
+    /// One request after the other, each of which the deployer holds back as long as it does.
+    fn wait(&self, node: &str, wanted: &str, within: Duration) -> Result<ExitCode> {
+        let end = Instant::now() + within;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            // A second more than is left is better than many requests that ask for none.
+            let wait = left.as_secs().min(LONGEST_WAIT) + u64::from(left.as_secs() < LONGEST_WAIT);
+            let path = format!("{NODES}/{}?state={wanted}&wait={wait}", segment(node)?);
+            let answer = self.runtime.block_on(self.client.send(Method::GET, &path, &[], Vec::new()))?;
+            let status = match answer.response.status().as_u16() {
+                // It has never come.
+                404 => None,
+                200..300 => {
+                    let detail: NodeDetail = serde_json::from_slice(&answer.body)
+                        .infrastructure(|| "failed to understand the deployer's answer".into())?;
+                    Some(detail.node)
+                }
+                _ => return Err(answer.refusal()),
+            };
+            let is = status.as_ref().map(state);
+            let over = is.as_deref() == Some(wanted) || is.as_deref() == Some("failed");
+            if !over && Instant::now() < end {
+                continue;
+            }
+            if let Some(status) = status {
+                print(&if self.server.json { pretty_json(&status)? } else { node_table(&[status]) })?;
+            }
+            if is.as_deref() == Some(wanted) {
+                return Ok(ExitCode::SUCCESS);
+            }
+            let is = is.map_or_else(|| "is not known".into(), |is| format!("is {is}"));
+            eprintln!("node `{node}` {is}, not {wanted}");
+            return Ok(ExitCode::FAILURE);
+        }
     }
 
     fn change<Q: Serialize>(&self, method: Method, path: &str, question: Option<&Q>) -> Result<ExitCode> {
@@ -259,6 +307,7 @@ pub fn node(context: &Context, arguments: &NodeArguments) -> Result<ExitCode> {
             let detail: NodeDetail = asking.get(&path(node, "")?)?;
             print(&if arguments.server.json { pretty_json(&detail)? } else { shown(&detail)? })
         }
+        NodeCommand::Wait { node, state, within } => asking.wait(node, state, within.duration()),
         NodeCommand::Register { node, class, node_id, serial, mac, desired_system } => {
             let body = RegisterRequest {
                 version: 1,

@@ -1,6 +1,8 @@
 //! `bootproof deployer serve`.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,6 +82,7 @@ pub fn run(context: &Context, arguments: &Arguments) -> Result<ExitCode> {
             servers.spawn(async move { deployer.serve_tls(listener, tls, stop.cancelled_owned()).await });
         }
         print(&said)?;
+        tell_systemd(std::env::var_os("NOTIFY_SOCKET").as_deref())?;
         while let Some(ended) = servers.join_next().await {
             // When one ends the others do.
             stop.cancel();
@@ -96,6 +99,24 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await.infrastructure(said)?;
     let address = listener.local_addr().infrastructure(said)?;
     Ok((listener, address))
+}
+
+/// Under a unit with `Type=notify`: connections are taken from now on.
+///
+/// # Errors
+/// Infrastructure: somebody waits to be told, and cannot be.
+fn tell_systemd(socket: Option<&OsStr>) -> Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(name) = socket.map(OsStr::as_bytes).filter(|name| !name.is_empty()) else { return Ok(()) };
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(OsStr::from_bytes(name)),
+    };
+    address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1\n", &address))
+        .infrastructure(|| "failed to tell systemd that the deployer is ready".into())
+        .map(drop)
 }
 
 /// Each connection takes a descriptor, and a process gets few of what it may have unless it asks.
@@ -126,4 +147,31 @@ fn stopped_by_signals() -> Result<CancellationToken> {
         });
     }
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    use super::*;
+
+    #[test]
+    fn systemd_is_told_by_a_path_and_by_an_abstract_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let name = format!("bootproof-test-{}", std::process::id());
+        let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
+        for (socket, named) in [
+            (UnixDatagram::bind(&path).unwrap(), path.to_str().unwrap().to_owned()),
+            (UnixDatagram::bind_addr(&abstract_name).unwrap(), format!("@{name}")),
+        ] {
+            tell_systemd(Some(OsStr::new(&named))).unwrap();
+            let mut told = [0; 32];
+            let length = socket.recv(&mut told).unwrap();
+            assert_eq!(told[..length], *b"READY=1\n");
+        }
+        tell_systemd(None).unwrap();
+        assert!(tell_systemd(Some(OsStr::new("/nowhere/notify"))).is_err());
+    }
 }

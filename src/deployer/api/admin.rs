@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -15,12 +15,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::body;
+use super::node::{LONGEST_WAIT, stopped};
 use super::replay::{self, Answered};
 use super::types::{
     ClaimRequest, DesiredSystemRequest, NewToken, NodeList, RegisterRequest, ReinstallRequest, TokenList,
     TokenRequestBody,
 };
+use super::{Stopping, body};
 use crate::deployer::nodes::{self, Rules, TokenStatus};
 use crate::deployer::refusal::{Outcome, Refusal};
 use crate::deployer::service::{Deployer, TokenOptions, internal};
@@ -133,7 +134,33 @@ async fn list(
     Ok(body::json(StatusCode::OK, &NodeList { version: VERSION, nodes }))
 }
 
-async fn show(State(deployer): State<Deployer>, Path(node): Path<String>) -> Outcome<Response> {
+#[derive(Deserialize)]
+struct Awaited {
+    state: Option<NodeState>,
+    /// Seconds.
+    wait: Option<u64>,
+}
+
+/// With a state to wait for: once the node is there, or has failed, or after that time as it is then.
+async fn show(
+    State(deployer): State<Deployer>,
+    Path(node): Path<String>,
+    query: Result<Query<Awaited>, axum::extract::rejection::QueryRejection>,
+    stopping: Option<Extension<Stopping>>,
+) -> Outcome<Response> {
+    let Query(Awaited { state, wait }) =
+        query.map_err(|_| Refusal::malformed("`state` is one that a node can have, and `wait` a whole number"))?;
+    let wait = Duration::from_secs(wait.unwrap_or(0).min(LONGEST_WAIT));
+    if let Some(state) = state
+        && !wait.is_zero()
+    {
+        let arrived = deployer.wait_for(&node, |status| status.state == state || status.state == NodeState::Failed);
+        tokio::select! {
+            // As it is then: what is shown says whether it has come to that.
+            _ = tokio::time::timeout(wait, arrived) => {}
+            () = stopped(stopping) => {}
+        }
+    }
     Ok(body::json(StatusCode::OK, &deployer.show(&node).await?))
 }
 

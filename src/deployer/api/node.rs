@@ -39,7 +39,7 @@ struct Patience {
 }
 
 /// Ready when the server is about to end.
-async fn stopped(stopping: Option<Extension<Stopping>>) {
+pub async fn stopped(stopping: Option<Extension<Stopping>>) {
     match stopping {
         // The sender sends nothing: it goes.
         Some(Extension(Stopping(mut stopping))) => drop(stopping.changed().await),

@@ -238,7 +238,7 @@ fn operations(generator: &mut SchemaGenerator) -> Vec<Operation> {
             access: Access::Node,
             parameters: vec![
                 in_query("known", "Wait for another generation than this", whole.clone()),
-                in_query("wait", "Seconds, 300 at most", whole),
+                in_query("wait", "Seconds, 300 at most", whole.clone()),
             ],
             request: None,
             success: vec![(
@@ -268,7 +268,7 @@ fn operations(generator: &mut SchemaGenerator) -> Vec<Operation> {
             id: "listNodes",
             summary: "All nodes, or those in a state",
             access: Access::Admin,
-            parameters: vec![in_query("state", "Only nodes in this state", state)],
+            parameters: vec![in_query("state", "Only nodes in this state", state.clone())],
             request: None,
             success: vec![("200", "by name", Some((JSON, schema::<NodeList>(generator))))],
             refusals: &["400", "401", "503"],
@@ -290,10 +290,14 @@ fn operations(generator: &mut SchemaGenerator) -> Vec<Operation> {
             id: "showNode",
             summary: "A node with its history",
             access: Access::Admin,
-            parameters: vec![in_path("node")],
+            parameters: vec![
+                in_path("node"),
+                in_query("state", "With `wait`: answer once the node is in this state, or has failed", state),
+                in_query("wait", "Seconds, 300 at most; then the answer is the node as it is", whole.clone()),
+            ],
             request: None,
             success: vec![("200", "all that is known", Some((JSON, schema::<NodeDetail>(generator))))],
-            refusals: &["401", "404", "503"],
+            refusals: &["400", "401", "404", "503"],
         },
         node_change(
             "/api/v1/admin/nodes/{node}/claim",

@@ -458,6 +458,11 @@ pub enum Action {
         from: PathBuf,
         to: String,
     },
+    /// Copy the running program into a folder of the guest, with the libraries that it is linked with: it runs there whatever
+    /// the guest's own are.
+    CopyProgram {
+        to: String,
+    },
     /// Copy a file out of the guest, into `artifacts/<machine>/<to>`.
     CopyOut {
         from: String,

@@ -17,6 +17,8 @@ use crate::lane::tree::Place;
 use crate::lane::units::Span;
 
 const GUEST: &str = "guest:";
+/// In a copy, in place of a file on the host.
+const PROGRAM: &str = "${program}";
 
 impl Checker<'_> {
     pub(super) fn expect(
@@ -258,6 +260,10 @@ impl Checker<'_> {
     pub(super) fn copy(&mut self, copy: &Spanned<CopyDocument>) -> (Action, String) {
         let name = |path: &str| slug(path.rsplit('/').next().unwrap_or_default(), true);
         match (copy.from.strip_prefix(GUEST), copy.to.strip_prefix(GUEST)) {
+            (None, Some(to)) if copy.from.as_str() == PROGRAM => {
+                self.guest_path(to, &copy.to.place);
+                (Action::CopyProgram { to: to.to_owned() }, "copy-in-program".into())
+            }
             (None, Some(to)) => {
                 self.guest_path(to, &copy.to.place);
                 (

@@ -317,6 +317,7 @@ impl Checker<'_> {
                 | Action::Http { .. }
                 | Action::Tcp { .. }
                 | Action::CopyIn { .. }
+                | Action::CopyProgram { .. }
                 | Action::CopyOut { .. }
                 | Action::Reboot {}
         );

@@ -160,6 +160,7 @@ pub fn happens_on_host(action: &Action) -> bool {
         Action::Expect { .. }
         | Action::Exec { .. }
         | Action::CopyIn { .. }
+        | Action::CopyProgram { .. }
         | Action::CopyOut { .. }
         | Action::Power { .. }
         | Action::Reboot {}
@@ -191,6 +192,7 @@ pub async fn on_machine(context: &StepContext, index: usize, step: &Step, machin
         Action::Exec { command } => exec::exec(context, index, command, machine).await,
         Action::Http { .. } | Action::Tcp { .. } => request(context, index, &step.action, Origin::Agent(machine)).await,
         Action::CopyIn { from, to } => copy::copy_in(context, from, to, machine).await,
+        Action::CopyProgram { to } => copy::copy_program(context, to, machine).await,
         Action::CopyOut { from, to } => copy::copy_out(context, from, to, machine).await,
         Action::Power { action } => power::power(*action, machine).await,
         Action::Reboot {} => power::reboot(context, machine).await,
