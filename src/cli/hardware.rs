@@ -63,7 +63,7 @@ struct KernelParams {
     /// The host name to ask for
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
-    /// One line for the boot menu, or the file `bootproof.cfg` of a volume labelled BOOTPROOF_CFG
+    /// One line for the boot menu, or the file `bootproof.cfg` of a volume labelled BOOTPROOF
     #[arg(long, value_enum, default_value = "line")]
     format: Format,
 }

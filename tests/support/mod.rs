@@ -1,6 +1,7 @@
 //! What the tests that run the real program share.
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod fat;
 pub mod files;
 pub mod guest_program;
 pub mod lane_runs;
