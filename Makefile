@@ -53,6 +53,8 @@ nightly: release ## what takes longer than a commit may wait for
 	target/release/bootproof run install-faults --control all
 	target/release/bootproof run host-lifecycle
 	target/release/bootproof run host-lifecycle --control all
+	target/release/bootproof run portable-regressions
+	target/release/bootproof run portable-regressions --control all
 	target/release/bootproof run deployer-bootstrap
 	target/release/bootproof run deployer-bootstrap --control all
 

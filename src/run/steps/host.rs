@@ -4,9 +4,19 @@ use std::time::Instant;
 
 use super::check::command_outcome;
 use super::{StepContext, StepResult, report_command};
-use crate::event::Kind;
+use crate::event::{FailureReason, Kind};
 use crate::lane::model::Command;
 use crate::run::host_command::{self, HostCommand, HostOutput};
+
+/// Among the words of a command: the bootproof that runs the lane.
+const PROGRAM: &str = "${program}";
+
+fn this_program() -> Result<String, super::StepEnd> {
+    let unknown =
+        |why: String| super::StepEnd::Failed(FailureReason::Harness, format!("failed to find this program: {why}"));
+    let path = std::env::current_exe().map_err(|error| unknown(error.to_string()))?;
+    path.into_os_string().into_string().map_err(|path| unknown(format!("`{}` is no text", path.display())))
+}
 
 pub async fn host(context: &StepContext, index: usize, command: &Command) -> StepResult {
     let stdin = context.fill(command.stdin.as_deref().unwrap_or_default())?.into_bytes();
@@ -23,7 +33,10 @@ pub async fn run(
     stdin: Vec<u8>,
 ) -> Result<HostOutput, super::StepEnd> {
     let began = Instant::now();
-    let argv = context.fill_all(&command.argv)?;
+    let mut argv = context.fill_all(&command.argv)?;
+    for word in argv.iter_mut().filter(|word| *word == PROGRAM) {
+        *word = this_program()?;
+    }
     let mut environment: Vec<_> = context.fill_environment(&command.environment)?.into_iter().collect();
     if let Some(proxy) = context.faults.networks.proxy() {
         environment.push(("BOOTPROOF_PROXY".into(), proxy));
