@@ -449,6 +449,12 @@ fn deployers() {
             "a recording's",
             lane(&format!("[machines.node01]\nbackend = \"recorder\"\nrecording = \"-\"\nserial = \"a\"\n{STEP}"))
         ),
+        (
+            "TLS that nobody speaks",
+            lane(&format!(
+                "[networks.lan]\nsubnet = \"10.0.2.0/24\"\n[machines.node01]\nnetworks = [\"lan\"]\nkernel_parameters = [\"bootproof.deployer_url=https://10.0.2.1:8080\"]\n{STEP}[deployer]\n"
+            )),
+        ),
         ("no deployer", with_step("deployer = { node = \"node01\", state = \"active\" }")),
         ("no node", step("{ state = \"active\" }")),
         ("no such state", step("{ node = \"node01\", state = \"ready\" }")),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Checker, join};
 use crate::deployer::ConfigurationDocument;
 use crate::lane::deployer_document::{DeployerDocument, DeployerStepDocument};
+use crate::lane::document::{MachineDocument, Named};
 use crate::lane::model::{DeployerAction, Image, LaneDeployer, SwitchedNetwork};
 use crate::lane::problem::Problem;
 use crate::lane::reader::Spanned;
@@ -98,6 +99,26 @@ impl Checker<'_> {
                 nodes: deployer.nodes.clone(),
                 ..Default::default()
             },
+        }
+    }
+
+    /// A machine that speaks TLS to a deployer that does not would ask for ever.
+    pub(super) fn deployer_urls(
+        &mut self,
+        machines: &Named<MachineDocument>,
+        deployer: &LaneDeployer,
+        networks: &BTreeMap<String, SwitchedNetwork>,
+    ) {
+        let Some(network) = networks.get(&deployer.network).filter(|_| !deployer.tls) else { return };
+        let under_tls = format!("bootproof.deployer_url=https://{}:{}", network.host(), deployer.port);
+        for parameter in machines.values().flat_map(|machine| &machine.kernel_parameters) {
+            if **parameter == under_tls {
+                self.report(
+                    Problem::new("the lane's deployer speaks no TLS")
+                        .at(parameter.place.clone())
+                        .hint("add `tls = true` to `[deployer]`, or write `http://`"),
+                );
+            }
         }
     }
 

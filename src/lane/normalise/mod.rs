@@ -58,6 +58,9 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
         .deployer
         .as_ref()
         .map(|deployer| checker.entry(&deployer.place, |checker| checker.deployer(deployer, &networks, &images)));
+    if let Some(deployer) = &deployer {
+        checker.deployer_urls(&document.machines, deployer, &networks);
+    }
     let steps = checker
         .steps(document, &faults::Targets { networks: &networks, machines: &machines, deployer: deployer.is_some() });
     checker.heals_fit(&steps);
