@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::client::{Deployer, Refusal, SILENCE, Token, Trouble};
-use crate::agent::http::Request;
+use crate::agent::http::{self, Request};
 use crate::provisioning::{BUNDLES, Bundle};
 
 impl Deployer {
@@ -148,7 +148,9 @@ impl Download {
                 }
                 Ok(0) => return Ok(Ok(())),
                 Ok(count) => count,
-                Err(error) => return again(format!("the bundle broke off at {} bytes: {error}", self.have)),
+                Err(error) => {
+                    return again(format!("the bundle broke off at {} bytes: {}", self.have, http::reason(&error)));
+                }
             };
             self.have += count as u64;
             if self.have > bundle.size {

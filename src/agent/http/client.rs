@@ -149,10 +149,26 @@ fn explain(url: &Url, error: &io::Error) -> Failure {
     } else {
         ""
     };
-    let reason = match error.kind() {
+    Failure(format!("{}: {}{clock}", url.authority(), reason(error)))
+}
+
+/// Why nothing more comes, in words for people.
+pub fn reason(error: &io::Error) -> String {
+    match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
         io::ErrorKind::UnexpectedEof => "the connection ended early".to_owned(),
         _ => error.to_string(),
-    };
-    Failure(format!("{}: {reason}{clock}", url.authority()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_connection_is_told_in_words() {
+        assert_eq!(reason(&io::Error::from_raw_os_error(11)), "no answer in time");
+        let early = io::Error::new(io::ErrorKind::UnexpectedEof, "peer closed connection without sending close_notify");
+        assert_eq!(reason(&early), "the connection ended early");
+    }
 }

@@ -10,7 +10,7 @@ mod response;
 mod trust;
 mod url;
 
-pub use client::{Client, Failure, Request};
+pub use client::{Client, Failure, Request, reason};
 pub use response::Response;
 pub use trust::Trust;
 #[cfg(test)]

@@ -34,8 +34,15 @@ impl Runner for System {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let last = lines[lines.len().saturating_sub(3)..].join("; ");
-        Err(format!("`{program}` ended with {}: {last}", output.status))
+        Err(format!("`{program}` ended with {}: {}", output.status, gist(&lines)))
+    }
+}
+
+/// Of what a tool complained: what came first, which is the cause of much that follows it, and the end.
+fn gist(lines: &[&str]) -> String {
+    match lines {
+        [first, .., before_last, last] if lines.len() > 3 => format!("{first}; ...; {before_last}; {last}"),
+        few => few.join("; "),
     }
 }
 
@@ -57,5 +64,20 @@ impl Runner for Noted {
         self.calls.borrow_mut().push(call);
         self.inputs.borrow_mut().extend(input.map(str::to_owned));
         answer.unwrap_or_else(|| Ok(String::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_goes_on_after_its_first_trouble_is_quoted_with_it() {
+        let script =
+            "echo 'no space left' >&2; for number in 1 2 3 4; do echo \"what follows, $number\" >&2; done; exit 2";
+        let reason = System.run("sh", &["-c", script], None).unwrap_err();
+        assert!(reason.ends_with(": no space left; ...; what follows, 3; what follows, 4"), "{reason}");
+        let reason = System.run("sh", &["-c", "echo one >&2; echo two >&2; exit 1"], None).unwrap_err();
+        assert!(reason.ends_with(": one; two"), "{reason}");
     }
 }
