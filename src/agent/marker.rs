@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::kernel_parameters::KernelParameters;
 use crate::channel::marker_line::format_marker;
@@ -66,10 +66,6 @@ impl MarkerJournal {
         self.node.is_some()
     }
 
-    pub fn console(&self) -> &Path {
-        &self.console
-    }
-
     /// Emits a marker; answers its sequence number. Without a node the kernel parameter's is used.
     pub fn emit(&self, name: &str, node: Option<&str>, arguments: &[(String, String)]) -> io::Result<u64> {
         check(name, arguments)?;
@@ -100,6 +96,15 @@ impl MarkerJournal {
             }
         }
         Ok(count)
+    }
+
+    /// Waits until all that was printed has left the machine. To be done before it is switched off or reset: what is still
+    /// in the console's buffer is lost then, and the kernel's own last word is put in its midst.
+    pub fn drain(&self) {
+        // A console that is no terminal keeps nothing back.
+        if let Ok(console) = OpenOptions::new().write(true).open(&self.console) {
+            let _ = rustix::termios::tcdrain(&console);
+        }
     }
 
     fn append(
@@ -209,6 +214,8 @@ fn sequence_of(line: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn journal(directory: &Path) -> MarkerJournal {

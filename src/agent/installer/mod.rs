@@ -77,21 +77,22 @@ pub fn run() -> Result<u8, String> {
         Err(reason) => End::Failed("parameters", reason),
         Ok(parameters) => {
             match installer.install(&parameters, kernel_parameters.value("bootproof.network").is_some()) {
-                Ok(()) => return reboot(rustix::system::RebootCommand::Restart),
+                Ok(()) => return reboot(rustix::system::RebootCommand::Restart, &installer.markers),
                 Err(end) => end,
             }
         }
     };
     installer.tell(&end);
     if off_on_failure {
-        return reboot(rustix::system::RebootCommand::PowerOff);
+        return reboot(rustix::system::RebootCommand::PowerOff, &installer.markers);
     }
     say("the machine stays up, so that it can be looked at");
     Ok(1)
 }
 
-fn reboot(how: rustix::system::RebootCommand) -> Result<u8, String> {
+fn reboot(how: rustix::system::RebootCommand, markers: &MarkerJournal) -> Result<u8, String> {
     rustix::fs::sync();
+    markers.drain();
     rustix::system::reboot(how).map_err(|error| format!("failed to leave the live system: {error}"))?;
     Ok(0)
 }

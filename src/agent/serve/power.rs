@@ -1,6 +1,5 @@
 //! Leaving in an orderly way.
 
-use std::fs::OpenOptions;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -41,10 +40,7 @@ pub fn leave(stream: &Stream, way: Way) {
 
 fn leave_as_init(stream: &Stream, way: Way) {
     rustix::fs::sync();
-    // What is still in the console's buffer would be lost.
-    if let Ok(console) = OpenOptions::new().write(true).open(stream.session.agent.markers.console()) {
-        let _ = rustix::termios::tcdrain(&console);
-    }
+    stream.session.agent.markers.drain();
     let command = match way {
         Way::Off => RebootCommand::PowerOff,
         Way::Reboot => RebootCommand::Restart,
