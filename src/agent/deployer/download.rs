@@ -132,9 +132,7 @@ impl Download {
                 return Ok(Err(reason));
             }
         }
-        if self.have > 0 {
-            (deployer.say)(&format!("the download goes on at {} of {} bytes", self.have, bundle.size));
-        }
+        (deployer.say)(&format!("the bundle comes, from byte {} of {} on", self.have, bundle.size));
         let again = |reason: String| Err(Trouble::Again(reason, None));
         let mut chunk = vec![0; 256 << 10];
         loop {
