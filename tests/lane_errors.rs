@@ -442,6 +442,13 @@ fn deployers() {
                 "{STEP}[images.it]\ntiny = {{}}\n[deployer]\nimages = {{ worker = \"it\", wrker = \"is\" }}\n[deployer.classes.worker]\n"
             )),
         ),
+        (
+            "nothing to unpack with",
+            with_deployer(&format!(
+                "{STEP}[images.it]\ndebian = {{ suite = \"bookworm\" }}\n[deployer]\nimages = {{ worker = \"it\" }}\n\
+                 [deployer.classes.worker]\n[deployer.systems.one]\nfolder = \"one\"\n"
+            )),
+        ),
         ("a serial number", lane(&format!("[machines.node01]\nserial = \"a,b\"\n{STEP}"))),
         ("a clock", lane(&format!("[machines.node01]\nclock = \"-99999d\"\n{STEP}"))),
         ("a clock that is not wrong in either way", lane(&format!("[machines.node01]\nclock = \"365d\"\n{STEP}"))),

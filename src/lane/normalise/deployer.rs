@@ -1,12 +1,12 @@
 //! The lane's deployer, and the steps that speak with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Checker, join};
 use crate::deployer::ConfigurationDocument;
 use crate::lane::deployer_document::{DeployerDocument, DeployerStepDocument};
 use crate::lane::document::{MachineDocument, Named};
-use crate::lane::model::{DeployerAction, Image, LaneDeployer, SwitchedNetwork};
+use crate::lane::model::{DebianImage, DeployerAction, Image, LaneDeployer, Machine, SwitchedNetwork};
 use crate::lane::problem::Problem;
 use crate::lane::reader::Spanned;
 
@@ -117,6 +117,39 @@ impl Checker<'_> {
                     Problem::new("the lane's deployer speaks no TLS")
                         .at(parameter.place.clone())
                         .hint("add `tls = true` to `[deployer]`, or write `http://`"),
+                );
+            }
+        }
+    }
+
+    /// Systems are packed with zstd, which the agent leaves to the machine's own program.
+    pub(super) fn systems_can_be_unpacked(
+        &mut self,
+        deployer: &Spanned<DeployerDocument>,
+        machines: &BTreeMap<String, Machine>,
+        images: &BTreeMap<String, Image>,
+    ) {
+        if deployer.systems.is_empty() {
+            return;
+        }
+        let installed = deployer.images.values().map(|image| image.value.as_str());
+        let asks = |machine: &Machine| {
+            machine.kernel_parameters.iter().any(|parameter| parameter.starts_with("bootproof.deployer_url="))
+        };
+        let enrolled = machines.values().filter(|machine| asks(machine)).map(|machine| machine.image.as_str());
+        let names: BTreeSet<&str> = installed.chain(enrolled).collect();
+        let lacks = |debian: &DebianImage| {
+            let name = |package: &str| package.split(['=', '/']).next() == Some("zstd");
+            !debian.packages.iter().any(|package| name(package))
+        };
+        for name in names {
+            if images.get(name).and_then(|image| image.debian.as_ref()).is_some_and(lacks) {
+                self.report(
+                    Problem::new(format!(
+                        "a machine with the image `{name}` cannot unpack what the deployer lets it run"
+                    ))
+                    .at(deployer.place.clone())
+                    .hint(format!("add `zstd` to the packages: `images.{name}.debian.packages`")),
                 );
             }
         }

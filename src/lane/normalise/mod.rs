@@ -61,6 +61,9 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
     if let Some(deployer) = &deployer {
         checker.deployer_urls(&document.machines, deployer, &networks);
     }
+    if let Some(deployer) = &document.deployer {
+        checker.systems_can_be_unpacked(deployer, &machines, &images);
+    }
     let steps = checker
         .steps(document, &faults::Targets { networks: &networks, machines: &machines, deployer: deployer.is_some() });
     checker.heals_fit(&steps);
