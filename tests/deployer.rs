@@ -572,9 +572,16 @@ async fn machines_boot_the_installer_over_the_network() {
     }
     let (_, assignment) = served.assigned(&served.token().await, &machine(1)).await;
     assert!(get(path).await.1.contains("the installer, for node01"));
-    served.install(&assignment.credential).await;
-    let (_, installed) = get(path).await;
-    assert!(installed.contains("from its disk") && installed.ends_with("exit\n"), "{installed}");
+    let events =
+        [NodeEvent::BundleDownloaded, NodeEvent::DiskLayoutComplete, NodeEvent::SystemInstalled, NodeEvent::Booted];
+    for (number, event) in events.into_iter().enumerate() {
+        let answered = served.report(&assignment.credential, &format!("install-{number}"), event).await;
+        assert_eq!(answered.status, 204, "{}", answered.body);
+        // Its first reboot already is one from its disk.
+        let (_, script) = get(path).await;
+        let from_disk = script.contains("from its disk") && script.ends_with("exit\n");
+        assert_eq!(from_disk, number >= 2, "{script}");
+    }
     served.deployer.reinstall("node01", None).await.unwrap();
     assert!(get(path).await.1.contains("the installer, for node01"));
     // What is told under a host's name becomes a script.

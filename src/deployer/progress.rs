@@ -53,6 +53,18 @@ pub enum Impossible {
 impl Position {
     pub const NEW: Self = Self { state: NodeState::Discovered, installation: Installation::NotBegun, stage: None };
 
+    /// Whether the machine's own disk is what it boots from: its system stands there, and it is not told to be installed
+    /// again. What has been installed and has not come up yet is there too.
+    pub fn has_its_system(self) -> bool {
+        match self.state {
+            NodeState::Installed | NodeState::Active | NodeState::Retired => true,
+            NodeState::Installing => self.installation >= Installation::SystemInstalled,
+            // The installer would be refused; before that it may begin anew.
+            NodeState::Failed => self.installation == Installation::Booted,
+            NodeState::Discovered | NodeState::Claimed => false,
+        }
+    }
+
     fn at(self, state: NodeState, installation: Installation) -> Self {
         Self { state, installation, ..self }
     }

@@ -314,7 +314,7 @@ impl Deployer {
     }
 
     /// The node that a machine would be, and where it is.
-    pub(super) async fn recognise(&self, identity: Identity) -> Outcome<Option<(String, NodeState)>> {
+    pub(super) async fn recognise(&self, identity: Identity) -> Outcome<Option<(String, bool)>> {
         self.run(move |work, _| nodes::recognise(work, &identity)).await
     }
 

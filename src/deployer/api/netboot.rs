@@ -18,7 +18,7 @@ use crate::deployer::configuration::Netboot;
 use crate::deployer::identity::{is_placeholder_serial, normalised_mac};
 use crate::deployer::refusal::{Outcome, Refusal};
 use crate::deployer::service::Deployer;
-use crate::provisioning::{Identity, NodeState};
+use crate::provisioning::Identity;
 
 pub fn router() -> Router<Deployer> {
     Router::new().route("/netboot/ipxe", get(script)).route("/netboot/files/{name}", get(file))
@@ -56,12 +56,8 @@ async fn script(
     let known = deployer.recognise(identity).await?;
     let text = match known {
         // It has its system: it boots that, until it is told to be installed again.
-        Some((node, NodeState::Installed | NodeState::Active | NodeState::Retired)) => {
-            format!("#!ipxe\necho bootproof: {node} boots from its disk\nexit\n")
-        }
-        Some((node, NodeState::Discovered | NodeState::Claimed | NodeState::Installing | NodeState::Failed)) => {
-            boot(netboot, host, &node)
-        }
+        Some((node, true)) => format!("#!ipxe\necho bootproof: {node} boots from its disk\nexit\n"),
+        Some((node, false)) => boot(netboot, host, &node),
         // The same installer: it phones home, is discovered, and waits.
         None => boot(netboot, host, "a machine that nobody knows yet"),
     };

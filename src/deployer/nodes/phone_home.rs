@@ -153,13 +153,13 @@ fn learn(node: &mut Node, identity: &Identity, request: &PhoneHome, work: &Work<
     node.agent_version.clone_from(&request.agent_version);
 }
 
-/// The node that a machine would be, and where it is; none where several might.
-pub fn recognise(work: &Work<'_>, identity: &Identity) -> Outcome<Option<(String, NodeState)>> {
+/// The node that a machine would be, and whether it has its system; none where several might.
+pub fn recognise(work: &Work<'_>, identity: &Identity) -> Outcome<Option<(String, bool)>> {
     let found = match find(work, identity) {
         Err(refusal) if refusal.status == 409 => None,
         found => found?,
     };
-    found.map(|name| Node::get(work, &name).map(|node| (name, node.status.state))).transpose()
+    found.map(|name| Node::get(work, &name).map(|node| (name, node.position().has_its_system()))).transpose()
 }
 
 /// The node that this identity is. The strongest sign that finds one decides; one that a stronger sign contradicts is
