@@ -57,6 +57,7 @@ nightly: release ## what takes longer than a commit may wait for
 	target/release/bootproof run portable-regressions --control all
 	target/release/bootproof run deployer-bootstrap
 	target/release/bootproof run deployer-bootstrap --control all
+	target/release/bootproof run netboot --control all
 
 bench: agent ## ratios against the plain tools, medians of alternating runs
 	cargo bench --locked

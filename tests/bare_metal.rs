@@ -1,5 +1,5 @@
-//! Bare metal: machines with empty disks boot the installer's medium by UEFI and BIOS, are installed, reboot and converge; and
-//! an installed machine activates what is desired, and goes back from what is not healthy.
+//! Bare metal: machines with empty disks boot the installer, from its medium and from the network, by UEFI and BIOS, are
+//! installed, reboot and converge; and an installed machine activates what is desired, and goes back from what is not healthy.
 
 mod support;
 
@@ -149,6 +149,9 @@ fn machines_are_installed_converge_and_go_back() {
     for control in ["wrong-token", "damaged-bundle"] {
         reproduces(&OwnWorkRoot::new(), "baremetal-iso", control);
     }
+    passes(&OwnWorkRoot::new(), &["netboot"]);
+    // The firmware says by itself that it got nothing: this one takes seconds.
+    reproduces(&OwnWorkRoot::new(), "netboot", "damaged-kernel");
     for lane in ["deployer-smoke", "deployer-rollback"] {
         passes(&OwnWorkRoot::new(), &[lane]);
         reproduces(&OwnWorkRoot::new(), lane, "all");

@@ -563,7 +563,7 @@ async fn machines_boot_the_installer_over_the_network() {
     let url = served.url();
     assert_eq!(status, 200);
     assert!(unknown.starts_with("#!ipxe\n") && unknown.contains("nobody knows"), "{unknown}");
-    let kernel = format!("kernel {url}/netboot/files/vmlinuz initrd=initrd loglevel=4 bootproof.deployer_url={url}\n");
+    let kernel = format!("kernel {url}/netboot/files/vmlinuz initrd=initrd bootproof.deployer_url={url} loglevel=4\n");
     assert!(unknown.contains(&kernel) && unknown.ends_with("boot\n"), "{unknown}");
     assert_eq!(get("/netboot/files/vmlinuz").await, (200, "a kernel".into()));
     assert_eq!(get("/netboot/files/initrd").await, (200, "an initrd".into()));

@@ -472,3 +472,49 @@ fn deployers() {
         ("across a reboot without a wait", with_step("exec = [\"true\"]\nacross_reboot = true")),
     ]));
 }
+
+#[test]
+fn booting_from_the_network() {
+    const SERVED: &str = "[networks.lan]\ndhcp = true\n[deployer]\nnetboot = \"tiny\"\n";
+    let with = |before: &str, machine: &str| lane(&format!("{before}{MACHINE}{machine}\n{STEP}"));
+    assert_gallery!(gallery(&[
+        ("as it should be", with(SERVED, "network_boot = \"first\"\nnetworks = [\"lan\"]")),
+        ("nothing is served", with("[networks.lan]\ndhcp = true\n", "network_boot = \"first\"\nnetworks = [\"lan\"]")),
+        ("in no network", with(SERVED, "network_boot = \"last\"")),
+        ("a time that there is not", with(SERVED, "network_boot = \"always\"\nnetworks = [\"lan\"]")),
+        (
+            "an image beside",
+            with(
+                &format!("{SERVED}[images.other]\niso = {{ suite = \"bookworm\" }}\n"),
+                "network_boot = \"first\"\nnetworks = [\"lan\"]\nimage = \"other\"",
+            ),
+        ),
+        ("a recording", with(SERVED, "backend = \"recorder\"\nrecording = \"-\"\nnetwork_boot = \"first\""),),
+        (
+            "an image that needs its disk",
+            with(
+                "[networks.lan]\ndhcp = true\n[deployer]\nnetboot = \"system\"\n[images.system]\ndebian = { suite = \"bookworm\" }\n",
+                "network_boot = \"first\"\nnetworks = [\"lan\"]",
+            ),
+        ),
+        (
+            "an image that there is not",
+            with(
+                "[networks.lan]\ndhcp = true\n[deployer]\nnetboot = \"systen\"\n[images.system]\ntiny = {}\n",
+                "network_boot = \"first\"\nnetworks = [\"lan\"]",
+            ),
+        ),
+        (
+            "a boot file without DHCP",
+            with("[networks.lan]\nboot_file = \"http://10.77.0.1/x\"\n", "networks = [\"lan\"]")
+        ),
+        ("a boot file with blanks", with("[networks.lan]\ndhcp = true\nboot_file = \"a b\"\n", "networks = [\"lan\"]")),
+        (
+            "a secret in a boot file",
+            with(
+                "[secrets]\ntoken = { generated = true }\n[networks.lan]\ndhcp = true\nboot_file = \"http://a/${secret:token}\"\n",
+                "networks = [\"lan\"]",
+            ),
+        ),
+    ]));
+}

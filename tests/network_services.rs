@@ -149,7 +149,11 @@ async fn a_lease_is_renewed_for_as_long_as_it_is_wanted() {
     let (switch, _reports) = switch();
     let addresses = addresses(1);
     let host = HostPort::join(&switch, HOST, addresses.host, addresses.subnet, 1).unwrap();
-    host.serve_dhcp(addresses.machines.values().copied(), &DhcpOptions { lease: Duration::from_secs(2) }).unwrap();
+    host.serve_dhcp(
+        addresses.machines.values().copied(),
+        &DhcpOptions { lease: Duration::from_secs(2), ..DhcpOptions::default() },
+    )
+    .unwrap();
     let mut client = client(&switch, &addresses, 1);
     let work = tokio::task::spawn_blocking(move || {
         let mut socket = dhcpv4::Socket::new();

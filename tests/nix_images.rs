@@ -279,3 +279,35 @@ fn a_medium_that_nix_built_is_booted() {
     let output = project.command(&["run", "one", "--set", expect]).output().unwrap();
     expect_status(&output, 0);
 }
+
+/// As `nix/netboot.nix` makes it: links to a kernel and an initrd, and a script that says what belongs on the command line.
+#[test]
+fn a_netboot_folder_that_nix_built_is_booted_directly_and_over_the_network() {
+    let Some(nix) = Nix::new() else { return };
+    let (kernel, initramfs) = kernel_and_initramfs();
+    let script = format!(
+        "mkdir $out; cp {kernel} $out/bzImage; cp {initramfs} $out/initramfs; ln -s $out/bzImage $out/kernel; \
+         ln -s $out/initramfs $out/initrd; \
+         printf '#!ipxe\\nkernel bzImage from=nix initrd=initrd\\ninitrd initrd\\nboot\\n' > $out/netboot.ipxe"
+    );
+    let image = format!(
+        "derivation {{ name = \"netboot\"; system = \"x86_64-linux\"; builder = \"/bin/sh\"; \
+         args = [ \"-c\" \"PATH=/bin:/usr/bin; {script}\" ]; }}"
+    );
+    let told = "[[steps]]\nexpect = [\"boot\"]\n\
+         [[steps]]\nexec = { argv = [\"cat\", \"/proc/cmdline\"], stdout = { contains = \" from=nix \" } }\n";
+    let directly = "[machines.m]\nimage = \"companion\"\n";
+    let over_the_network = "[networks.lan]\ndhcp = true\ncapture = false\n\
+         [deployer]\nnetboot = \"companion\"\nallow_unauthenticated = true\n\
+         [machines.m]\nnetwork_boot = \"first\"\nnetworks = [\"lan\"]\n";
+    for machine in [directly, over_the_network] {
+        let own = OwnLane::new(&format!("[images.companion]\nnix = {{ file = \"image.nix\" }}\n{machine}{told}"));
+        fs::write(own.folder.path().join("image.nix"), &image).unwrap();
+        expect_status(&nix.surround(&mut own.command(&[])).output().unwrap(), 0);
+        let environment = fs::read_to_string(own.proof().join("environment.json")).unwrap();
+        let environment: serde_json::Value = serde_json::from_str(&environment).unwrap();
+        let origin = environment["images"]["companion"]["provenance"]["store_path"].as_str().unwrap();
+        assert!(origin.ends_with("-netboot"), "{origin}");
+        own.expect_nothing_left();
+    }
+}

@@ -68,6 +68,12 @@ fn examine(context: &Context) -> Vec<Examined> {
         Some((code, _)) => good("uefi", code.display().to_string()),
         None => limited("uefi", "no OVMF firmware was found".into(), "apt-get install ovmf"),
     });
+    examined.push(match qemu::firmware::network_rom() {
+        Some(rom) => good("network-boot", rom.display().to_string()),
+        None => {
+            limited("network-boot", "no iPXE for QEMU's network cards was found".into(), "apt-get install ipxe-qemu")
+        }
+    });
     examined.push(match image::agent_binary() {
         Ok(path) => good("agent", path.display().to_string()),
         Err(error) => Examined {

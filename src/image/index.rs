@@ -52,7 +52,10 @@ impl ImageRecord {
                     && uncompressed_kernel.as_ref().is_none_or(|path| path.is_file())
             }
             Boot::Firmware => true,
-            Boot::Medium { path } => path.is_file(),
+            Boot::Medium { path, network } => {
+                let beside = network.iter().flat_map(|files| files.initrds.iter().chain([&files.kernel]));
+                path.is_file() && beside.into_iter().all(|path| path.is_file())
+            }
         };
         self.version == RECORD_VERSION && boot && self.disk.as_ref().is_none_or(|disk| disk.path.is_file())
     }

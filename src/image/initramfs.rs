@@ -27,6 +27,21 @@ pub(super) fn write(path: &Path, agent: &Path, modules: &Modules, applets: &[&st
     Ok(())
 }
 
+/// Writes an archive that holds one file: what the kernel is to find beside the initramfs.
+pub(super) fn wrap(path: &Path, name: &str, content: &Path) -> Result<()> {
+    let context = || format!("failed to write `{}`", path.display());
+    let mut source = File::open(content).infrastructure(|| format!("failed to read `{}`", content.display()))?;
+    let length = source.metadata().infrastructure(context)?.len();
+    let length = u32::try_from(length).infrastructure(context)?;
+    let mut out = BufWriter::new(File::create(path).infrastructure(context)?);
+    let mut writer =
+        Builder::new(name).ino(1).mode(0o644).set_mode_file_type(ModeFileType::Regular).write(&mut out, length);
+    std::io::copy(&mut source, &mut writer).infrastructure(context)?;
+    writer.finish().infrastructure(context)?;
+    trailer(&mut out).infrastructure(context)?;
+    out.flush().infrastructure(context)
+}
+
 struct Archive<W: Write> {
     out: W,
     inode: u32,
@@ -98,6 +113,21 @@ mod tests {
         let all: Vec<_> =
             ["virtio_ring", "virtio"].map(|name| Module { name: name.into(), bytes: name.as_bytes().to_vec() }).into();
         Modules { always: all.len(), all }
+    }
+
+    #[test]
+    fn a_file_is_wrapped_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..100_001u32).map(|number| number as u8).collect();
+        let (inside, path) = (folder.path().join("live.squashfs"), folder.path().join("live.cpio"));
+        fs::write(&inside, &content).unwrap();
+        wrap(&path, "live.squashfs", &inside).unwrap();
+        let mut reader = cpio::NewcReader::new(File::open(&path).unwrap()).unwrap();
+        assert_eq!((reader.entry().name(), reader.entry().mode()), ("live.squashfs", 0o100644));
+        let mut unpacked = Vec::new();
+        std::io::Read::read_to_end(&mut reader, &mut unpacked).unwrap();
+        assert_eq!(unpacked, content);
+        assert!(cpio::NewcReader::new(reader.finish().unwrap()).unwrap().entry().is_trailer());
     }
 
     #[test]

@@ -16,13 +16,13 @@ use super::index::{self, ImageRecord};
 use super::modules::Purpose;
 use super::recipe::Recipe;
 use super::store::{Temporary, Work};
-use super::{Boot, disk, initramfs, tiny};
+use super::{Boot, NetworkFiles, disk, initramfs, tiny};
 use crate::error::{Context, Error, Result};
 use crate::lane::model::KernelFlavour;
 use crate::plan::model::LockState;
 
 /// Version of the way the medium is made: a change of it makes every medium anew.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Packages as files and as a tree, the squashfs, the medium.
 pub(super) const BUILD_DISK: u64 = 3 << 30;
 
@@ -49,6 +49,14 @@ const PACKAGES: &[&str] = &[
 /// The time that everything on the medium has, 2024-01-01: always the same, and in nobody's future.
 const EPOCH: &str = "1704067200";
 
+/// What is made: the medium, and the same as a kernel and initrds, for machines that boot from the network.
+const MEDIUM: &str = "installer.iso";
+const KERNEL: &str = "vmlinuz";
+const INITRAMFS: &str = "initramfs";
+/// The live system in an archive of its own, which the kernel unpacks beside the initramfs.
+const LIVE_INITRD: &str = "live.cpio";
+const SQUASHFS: &str = "live.squashfs";
+
 /// Where the agent stands in the live system.
 const AGENT: &str = "usr/lib/bootproof/bootproof-agent";
 
@@ -64,14 +72,15 @@ const FILES: &[(&str, &str, u32)] = &[
 /// Runs in the root: `$SOURCE_DATE_EPOCH` is the time of all files.
 ///
 /// zstd: a squashfs is read once, by machines whose processor may be emulated, and decompressing it costs least of what is
-/// small. GRUB brings the modules that our menu uses, its own for finding the medium included.
+/// small. GRUB brings the modules that our menu uses, its own for finding the medium included; on UEFI it asks for every
+/// partition map that there is before it reads the menu, and complains on the console of each that is missing.
 const SCRIPT: &str = r#"
 cd /work
 mksquashfs / iso/live.squashfs -noappend -no-progress -quiet -no-exports -comp zstd -Xcompression-level 9 -b 256K -wildcards -e \
   work 'proc/*' 'sys/*' 'dev/*' 'run/*' 'tmp/*' 'boot/*' 'var/cache/*' 'var/lib/apt/*' 'var/lib/dpkg/info/*' 'var/log/*' \
   usr/bin/xorriso usr/bin/mksquashfs usr/bin/mtools usr/share/grub 'usr/share/locale/*' >&2
 grub-mkrescue --compress=no --fonts= --themes= --locales= \
-  --install-modules="normal configfile linux echo test serial terminal smbios search search_label search_fs_uuid ls cat all_video iso9660 fat part_gpt part_msdos reboot halt sleep" \
+  --install-modules="normal configfile linux echo test serial terminal smbios search search_label search_fs_uuid ls cat all_video iso9660 fat part_gpt part_msdos part_acorn part_amiga part_apple part_bsd part_dfly part_dvh part_plan part_sun part_sunpc reboot halt sleep" \
   --output=installer.iso iso -- -volid BOOTPROOF_LIVE -volume_date all_file_dates "=$SOURCE_DATE_EPOCH" >&2
 "#;
 
@@ -85,7 +94,7 @@ pub(super) fn packages(kernel: KernelFlavour, own: &[String]) -> BTreeSet<String
 pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
     if let Recipe::Iso { path, .. } = &work.resolved.recipe {
         let record = disk::file_record(work.store, path)?;
-        let boot = Boot::Medium { path: path.clone() };
+        let boot = Boot::Medium { path: path.clone(), network: None };
         return Ok(work.record(record.sha256, LockState::NotNeeded, boot, None, Vec::new()));
     }
     let layer = debian::package_layer(work, Purpose::Medium).await?;
@@ -97,8 +106,14 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
     let temporary = work.store.temporary()?;
     let folder = temporary.path().join("image");
     fs::create_dir(&folder).infrastructure(|| format!("failed to make `{}`", folder.display()))?;
-    make(work, &temporary, &layer, &folder.join("installer.iso")).await?;
-    let boot = Boot::Medium { path: place.join("installer.iso") };
+    make(work, &temporary, &layer, &folder).await?;
+    let network = NetworkFiles {
+        kernel: place.join(KERNEL),
+        initrds: [INITRAMFS, LIVE_INITRD].map(|name| place.join(name)).into(),
+        // As in the medium's own menu, but for the console, which is whose machine it is to say.
+        parameters: ["bootproof.root=live:LABEL=BOOTPROOF_LIVE", "loglevel=4"].map(String::from).into(),
+    };
+    let boot = Boot::Medium { path: place.join(MEDIUM), network: Some(network) };
     let lock = work.resolved.lock_state(&layer.packages);
     let record = work.record(digest, lock, boot, None, layer.packages);
     index::write(&folder.join("image.json"), &record)?;
@@ -106,7 +121,8 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
     Ok(record)
 }
 
-async fn make(work: &Work<'_>, temporary: &Temporary, layer: &Layer, medium: &Path) -> Result<()> {
+/// Makes medium, kernel and initrds in `folder`.
+async fn make(work: &Work<'_>, temporary: &Temporary, layer: &Layer, folder: &Path) -> Result<()> {
     let agent = work
         .resolved
         .agent
@@ -119,9 +135,13 @@ async fn make(work: &Work<'_>, temporary: &Temporary, layer: &Layer, medium: &Pa
     let tree = ours.join("work/iso/boot");
     let context = || format!("failed to write to `{}`", tree.display());
     fs::create_dir_all(tree.join("grub")).infrastructure(context)?;
-    fs::copy(kernel, tree.join("vmlinuz")).infrastructure(context)?;
+    fs::copy(kernel, tree.join(KERNEL)).infrastructure(context)?;
     fs::write(tree.join("grub/grub.cfg"), include_str!("guest/installer-grub.cfg")).infrastructure(context)?;
-    initramfs::write(&tree.join("initramfs"), &agent, modules, crate::agent::APPLETS)?;
+    initramfs::write(&tree.join(INITRAMFS), &agent, modules, crate::agent::APPLETS)?;
+    for name in [KERNEL, INITRAMFS] {
+        fs::copy(tree.join(name), folder.join(name)).infrastructure(context)?;
+    }
+    let (medium, squashfs) = (folder.join(MEDIUM), temporary.path().join(SQUASHFS));
     let files = temporary.path().join("ours.tar");
     Tool::new("tar")
         .args([Path::new("--create"), Path::new("--file"), &files, Path::new("--directory"), &ours])
@@ -144,7 +164,8 @@ async fn make(work: &Work<'_>, temporary: &Temporary, layer: &Layer, medium: &Pa
         "--setup-hook=mkdir -p \"$1/dev/pts\" \"$1/dev/shm\" \"$1/proc\" \"$1/sys\"".into(),
         format!("--customize-hook=tar-in {} /", files.display()),
         format!("--customize-hook=chroot \"$1\" /bin/sh -ec '{}'", SCRIPT.replace('\'', r"'\''")),
-        format!("--customize-hook=download /work/installer.iso {}", medium.display()),
+        format!("--customize-hook=download /work/{MEDIUM} {}", medium.display()),
+        format!("--customize-hook=download /work/iso/{SQUASHFS} {}", squashfs.display()),
         String::new(),
         "/dev/null".into(),
     ];
@@ -155,10 +176,11 @@ async fn make(work: &Work<'_>, temporary: &Temporary, layer: &Layer, medium: &Pa
         .locked_by(temporary.lock())
         .run(work.cancel, |_| {})
         .await?;
-    if finished.status.success() {
-        return Ok(());
+    if !finished.status.success() {
+        return Err(failed("mmdebstrap", &format!("make the medium of image `{}`", work.request.name), &finished));
     }
-    Err(failed("mmdebstrap", &format!("make the medium of image `{}`", work.request.name), &finished))
+    let archive = folder.join(LIVE_INITRD);
+    tiny::blocking(move || initramfs::wrap(&archive, SQUASHFS, &squashfs)).await
 }
 
 /// Our files in the live system.

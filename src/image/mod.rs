@@ -46,6 +46,8 @@ pub use lock::{Asked, ImageLock, LOCK_FILE, LockedImage};
 pub(crate) use nix::command as nix_command;
 pub use packages::PackageVersion;
 pub use planned::plan_image;
-pub use request::{BaseDisk, Boot, BuiltImage, DiskFormat, HostShare, ImageProgress, ImageRequest, Silent};
+pub use request::{
+    BaseDisk, Boot, BuiltImage, DiskFormat, HostShare, ImageProgress, ImageRequest, NetworkFiles, Silent,
+};
 pub use store::{ImageStore, StoredImage};
 pub use tools::missing_tools;

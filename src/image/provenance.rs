@@ -53,7 +53,7 @@ pub(super) async fn of_image(
     }
     // The root disk of a NixOS VM is made here: its kernel tells then where the image comes from.
     let kernel = match &image.boot {
-        Boot::Kernel { kernel: file, .. } | Boot::Medium { path: file } => Some(file),
+        Boot::Kernel { kernel: file, .. } | Boot::Medium { path: file, .. } => Some(file),
         Boot::Firmware => None,
     };
     let files: Vec<&PathBuf> = image.disk.as_ref().map(|disk| &disk.path).into_iter().chain(kernel).collect();

@@ -74,7 +74,37 @@ pub enum Boot {
     /// The firmware finds a boot loader on the disk.
     Firmware,
     /// The firmware finds a boot loader on a medium, where the machine's disks have none.
-    Medium { path: PathBuf },
+    Medium {
+        path: PathBuf,
+        /// The same without the medium, for machines that boot from the network; of our own media only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkFiles>,
+    },
+}
+
+/// What a machine boots over the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkFiles {
+    /// A bzImage.
+    pub kernel: PathBuf,
+    /// Laid over each other in this order.
+    pub initrds: Vec<PathBuf>,
+    /// What the image needs on the kernel's command line.
+    pub parameters: Vec<String>,
+}
+
+impl NetworkFiles {
+    /// Of an image whose kernel needs nothing but its initrds; `None` where a disk or a medium belongs to it.
+    pub fn of(image: &BuiltImage) -> Option<Self> {
+        match &image.boot {
+            Boot::Kernel { kernel, initramfs, parameters, .. } if image.disk.is_none() && image.shares.is_empty() => {
+                Some(Self { kernel: kernel.clone(), initrds: vec![initramfs.clone()], parameters: parameters.clone() })
+            }
+            Boot::Medium { network, .. } => network.clone(),
+            Boot::Kernel { .. } | Boot::Firmware => None,
+        }
+    }
 }
 
 /// A folder that the guest reads through 9p, and never writes.

@@ -25,6 +25,13 @@ pub struct DeployerDocument {
     /// Class -> image of the lane, built from Debian packages, whose root file system machines of the class get.
     #[serde(default)]
     pub images: BTreeMap<Spanned<String>, Spanned<String>>,
+    /// The image that machines boot over the network: an installer (`iso` with `suite`), or a kernel and an initramfs
+    /// (`tiny`, or what Nix has built of them).
+    #[serde(default)]
+    pub netboot: Option<Spanned<String>>,
+    /// For controls: whether the kernel that machines boot over the network begins with something else.
+    #[serde(default)]
+    pub damage_kernel: bool,
     /// For controls: whether the first byte of whatever bundle is sent is another one.
     #[serde(default)]
     pub damage_bundles: bool,

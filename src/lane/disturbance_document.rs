@@ -28,6 +28,10 @@ pub struct SwitchedNetworkDocument {
     /// Answer for the machines' names, at the host's address.
     #[serde(default)]
     pub dns: bool,
+    /// With `dhcp`: the URL that machines which boot from the network are told, with iPXE's settings in it. The script of a
+    /// deployer in this network, where it serves something to boot, when left out.
+    #[serde(default)]
+    pub boot_file: Option<Spanned<String>>,
 }
 
 /// A machine's place in a network.

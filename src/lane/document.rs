@@ -14,7 +14,8 @@ use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visi
 use super::deployer_document::{DeployerDocument, DeployerStepDocument};
 use super::disturbance_document::{AttachmentDocument, FaultDocument, ScheduleDocument, SwitchedNetworkDocument};
 use super::model::{
-    Backend, Budget, ConsoleDevice, Firmware, KernelFlavour, PowerAction, Requires, TextCheck, Tier, WriteCache,
+    Backend, Budget, ConsoleDevice, Firmware, KernelFlavour, NetworkBoot, PowerAction, Requires, TextCheck, Tier,
+    WriteCache,
 };
 use super::reader::Spanned;
 use super::units::{Share, Shift, Size, Span};
@@ -281,6 +282,10 @@ pub struct MachineDocument {
     /// network is then only there where `network` says something.
     #[serde(default)]
     pub networks: Option<Spanned<AttachmentsForm>>,
+    /// Whether the firmware boots from the network: before the disks (`first`), or where none of them boots (`last`). The
+    /// machine then boots what the deployer serves (`netboot`), and `image` is left out.
+    #[serde(default)]
+    pub network_boot: Option<Spanned<NetworkBoot>>,
     /// `serial` when left out.
     #[serde(default)]
     pub console: ConsoleDevice,

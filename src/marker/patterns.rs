@@ -56,6 +56,13 @@ const PATTERNS: &[BuiltInPattern] = &[
         expression: r"^(No bootable device\.|BdsDxe: No bootable option or device was found)",
     },
     BuiltInPattern {
+        name: "network-boot",
+        summary: "the firmware (iPXE) got nothing to boot from the network",
+        // A BIOS breaks lines after 80 columns. What is not known for that reason ends as `no-bootable-device`. That there are
+        // no more network devices is also said by a machine that was told to boot its disk.
+        expression: r"^((https?|tftp)://[^ ]+\.\.\.|Could not (select|boot|boot image):|Nothing to boot:|Configuring \(net[0-9]+ [0-9a-f:]+\)\.+|Waiting for link-up on net[0-9]+\.+) .+ \(http:",
+    },
+    BuiltInPattern {
         name: "uefi-shell",
         summary: "the firmware found nothing to boot and started the UEFI shell",
         expression: r"^(UEFI Interactive Shell v|Shell>( |$)|Press ESC in [0-9]+ seconds to skip startup\.nsh)",
@@ -146,6 +153,10 @@ mod tests {
         ("no-bootable-device", "No bootable device."),
         ("no-bootable-device", "No bootable device.  Retrying in 60 seconds."),
         ("no-bootable-device", "BdsDxe: No bootable option or device was found."),
+        ("network-boot", "http://10.77.0.1:8080/netboot/nothing... No such file or directory (http://ipxe."),
+        ("network-boot", "http://10.77.0.1:9/nothing... Connection reset (http://ipxe.org/0f0a6039)"),
+        ("network-boot", "Could not select: Exec format error (http://ipxe.org/2e008001)"),
+        ("network-boot", "Could not boot image: Exec format error (http://ipxe.org/2e008001)"),
         ("uefi-shell", "UEFI Interactive Shell v2.2"),
         ("uefi-shell", "Shell> "),
         ("uefi-shell", "Press ESC in 5 seconds to skip startup.nsh or any other key to continue."),
@@ -204,6 +215,10 @@ mod tests {
             "[    0.2] I/O error, dev sr0, sector 0 op 0x0:(READ) flags 0x80700",
             "[    1.1] EXT4-fs (vda1): mounted filesystem with ordered data mode. Quota mode: none.",
             "[    1.1] traps: app[99] general protection fault ip:55d sp:7ff error:0 in app[55d+1000]",
+            "http://10.77.0.1:8080/netboot/ipxe... ok",
+            "Configuring (net0 52:54:00:5b:b6:4d)... ok",
+            "Filename: http://10.77.0.1:8080/netboot/nothing",
+            "No more network devices",
             "  Booting `Debian GNU/Linux'",
             "see grub rescue> in the manual",
             "type exit at the (initramfs) prompt",

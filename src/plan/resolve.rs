@@ -21,14 +21,18 @@ pub struct PlanInputs {
     pub control: Option<String>,
 }
 
-/// The images that the lane's machines are made from, and those that its deployer gives out, in the order of their names.
+/// The images that the lane's machines are made from, and those that its deployer gives out or has booted, in the order of their names.
 pub fn images_needed(lane: &Lane) -> BTreeMap<&str, &Image> {
     let used: BTreeSet<&str> = lane
         .machines
         .values()
         .filter(|machine| machine.backend == Backend::Qemu)
         .map(|machine| machine.image.as_str())
-        .chain(lane.deployer.iter().flat_map(|deployer| deployer.images.values().map(String::as_str)))
+        .chain(
+            lane.deployer
+                .iter()
+                .flat_map(|deployer| deployer.images.values().chain(&deployer.netboot).map(String::as_str)),
+        )
         .collect();
     lane.images.iter().map(|(name, image)| (name.as_str(), image)).filter(|(name, _)| used.contains(name)).collect()
 }

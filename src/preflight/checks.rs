@@ -33,6 +33,7 @@ pub fn check(plan: &Plan, inputs: &PreflightInputs<'_>) -> Vec<Finding> {
     let needs_qemu = plan.lane.machines.values().any(|machine| machine.backend == Backend::Qemu);
     if needs_qemu {
         check_qemu(plan, inputs, &mut findings);
+        check_network_boot(plan, &mut findings);
         check_accelerator(plan, inputs, &mut findings);
     }
     check_requirements(plan, &mut findings);
@@ -90,6 +91,17 @@ fn check_qemu(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Find
             "firmware",
             "a machine boots by UEFI, and no OVMF firmware was found".into(),
             "install it (Debian and Ubuntu: `apt-get install ovmf`) or set BOOTPROOF_OVMF_CODE and BOOTPROOF_OVMF_VARS",
+        ));
+    }
+}
+
+fn check_network_boot(plan: &Plan, findings: &mut Vec<Finding>) {
+    let wanted = plan.lane.machines.values().any(|machine| machine.network_boot.is_some());
+    if wanted && qemu::firmware::network_rom().is_none() {
+        findings.push(blocking(
+            "network-boot",
+            "a machine boots from the network, and iPXE, which QEMU's network cards boot by, was not found".into(),
+            "install it (Debian and Ubuntu: `apt-get install ipxe-qemu`)",
         ));
     }
 }

@@ -6,8 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use futures_util::StreamExt;
@@ -29,6 +30,8 @@ use crate::secret::{Secret, Secrets};
 
 /// Connections that may come before the next is accepted.
 const BACKLOG: usize = 64;
+/// Where the deployer serves what machines boot over the network.
+const NETBOOT_FILES: &str = "/netboot/files/";
 const HISTORY: &str = "artifacts/deployer/nodes.json";
 
 /// The deployer of a run.
@@ -108,8 +111,7 @@ impl RunDeployer {
         let (stop, stopped) = oneshot::channel();
         let tls = deployer.tls()?;
         let server = tokio::spawn({
-            let plain = deployer.public_router();
-            let router = deployer.router();
+            let (plain, router) = (self.served(deployer.public_router()), self.served(deployer.router()));
             let router = if self.lane.damage_bundles { router.layer(middleware::from_fn(damage)) } else { router };
             let router = router.layer(middleware::from_fn_with_state(account.clone(), deployer_account::count));
             async move {
@@ -123,6 +125,14 @@ impl RunDeployer {
             }
         });
         Ok(Serving { deployer, stop, server, told, account })
+    }
+
+    /// What is served, with the bug in it that the lane plants for who boots over the network.
+    fn served(&self, router: Router) -> Router {
+        let kernel = self.document.netboot.as_ref().filter(|_| self.lane.damage_kernel);
+        let Some(name) = kernel.and_then(|netboot| netboot.kernel.file_name()) else { return router };
+        let path = format!("{NETBOOT_FILES}{}", name.to_string_lossy());
+        router.layer(middleware::from_fn_with_state(path, damage_kernel))
     }
 
     /// Where machines fetch its CA's certificate from, with the pin: what `bootproof.ca_cert_url` has to be. `None` without
@@ -272,6 +282,25 @@ async fn damage(request: Request, next: Next) -> Response {
         let mut bytes = piece.to_vec();
         bytes[0] ^= 1;
         Ok(bytes.into())
+    });
+    Response::from_parts(head, Body::from_stream(damaged))
+}
+
+/// Blots out what a kernel is known by, for BIOS and UEFI: its first kibibyte.
+async fn damage_kernel(State(kernel): State<String>, request: Request, next: Next) -> Response {
+    let is_kernel = request.uri().path() == kernel;
+    let response = next.run(request).await;
+    if !is_kernel || !response.status().is_success() {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    let mut left = 1024;
+    let damaged = body.into_data_stream().map(move |piece| {
+        let mut bytes = piece?.to_vec();
+        let count = bytes.len().min(left);
+        bytes[..count].fill(0);
+        left -= count;
+        Ok::<Bytes, axum::Error>(bytes.into())
     });
     Response::from_parts(head, Body::from_stream(damaged))
 }

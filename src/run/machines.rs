@@ -14,7 +14,7 @@ use super::steps::RunningMachine;
 use crate::error::{Context, Error, Result};
 use crate::event::Reporter;
 use crate::image::{BaseDisk, Boot, BuiltImage};
-use crate::lane::model::{Backend, Firmware, HOST, Lane, Machine as MachineDefinition};
+use crate::lane::model::{Backend, Firmware, HOST, Lane, Machine as MachineDefinition, NetworkBoot};
 use crate::machine::qemu::{
     self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, Identity, ProcessPlace, QemuDefinition, QemuMachine,
     QemuSetup, WriteLog,
@@ -47,7 +47,9 @@ impl Surroundings<'_> {
     fn ca_parameter(&self, machine: &MachineDefinition) -> Option<String> {
         let url = self.ca_url.as_ref()?;
         let has = |start: &str| machine.kernel_parameters.iter().any(|parameter| parameter.starts_with(start));
-        let wanted = has("bootproof.deployer_url=https://") && !has("bootproof.ca_cert_url=");
+        // What is booted from the network is told where the deployer is.
+        let told = machine.network_boot.is_some() && !has("bootproof.deployer_url=");
+        let wanted = (told || has("bootproof.deployer_url=https://")) && !has("bootproof.ca_cert_url=");
         wanted.then(|| format!("bootproof.ca_cert_url={url}"))
     }
 }
@@ -193,11 +195,19 @@ async fn define(
         });
         disks.push(AttachedDisk { serial: disk.name.clone(), path, format: "raw".into(), server, log });
     }
+    let mut network_index = machine.network_boot.map(|when| match when {
+        NetworkBoot::First => 1,
+        NetworkBoot::Last => disks.len() + 2,
+    });
+    let tells = |network: &str| surroundings.lane.networks.get(network).is_some_and(|one| one.boot_file.is_some());
     let links = machine.networks.iter().map(|(network, place)| AttachedLink {
         network: network.clone(),
         mac: place.mac.clone(),
         socket: surroundings.networks.socket(network, name),
+        // The first card that is told something.
+        boot_index: if tells(network) { network_index.take() } else { None },
     });
+    let links = links.collect();
     let mut shares = Vec::new();
     for share in &image.shares {
         let folder = match &share.path {
@@ -219,8 +229,14 @@ async fn define(
     let mut identity = Identity { serial, uuid: uuid(surroundings.run, name), ..Identity::default() };
     let (mut direct_kernel, mut medium) = (None, None);
     match &image.boot {
+        _ if machine.network_boot.is_some() => {
+            let mut parameters = vec![qemu::console_parameters(machine.console).to_owned()];
+            parameters.extend(medium_parameters(surroundings.lane, name, machine));
+            parameters.extend(surroundings.ca_parameter(machine));
+            boot_data::leave(&parameters, surroundings.secrets, runtime, &mut identity)?;
+        }
         Boot::Firmware => {}
-        Boot::Medium { path } => {
+        Boot::Medium { path, .. } => {
             medium = Some(path.clone());
             let mut parameters = medium_parameters(surroundings.lane, name, machine);
             parameters.extend(surroundings.ca_parameter(machine));
@@ -250,7 +266,7 @@ async fn define(
         identity,
         clock: machine.clock,
         network: machine.network.clone(),
-        links: links.collect(),
+        links,
         console: machine.console,
         shares,
         relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
@@ -267,7 +283,8 @@ fn own_parameters(lane: &Lane, name: &str) -> Vec<String> {
     parameters
 }
 
-/// What a medium's boot loader hands on. A network that gives addresses by DHCP is left to give them, as elsewhere.
+/// What a medium's boot loader or the network's hands on. A network that gives addresses by DHCP is left to give them, as
+/// elsewhere.
 fn medium_parameters(lane: &Lane, name: &str, machine: &MachineDefinition) -> Vec<String> {
     let mut parameters = own_parameters(lane, name);
     let given = |network: &String| lane.networks.get(network).is_some_and(|network| network.dhcp);

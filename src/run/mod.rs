@@ -15,6 +15,7 @@ mod executor;
 mod faults;
 mod host_command;
 pub mod machines;
+mod netboot;
 mod networks;
 mod proxy;
 mod session;

@@ -63,7 +63,8 @@ impl Networks {
             let names: BTreeMap<String, Ipv4Addr> = members.chain([(HOST.to_owned(), network.host())]).collect();
             if network.dhcp {
                 let leases = lane.machines.values().filter_map(|machine| machine_end(machine.networks.get(name)?));
-                port.serve_dhcp(leases, &DhcpOptions::default())?;
+                let boot_file = network.boot_file.clone();
+                port.serve_dhcp(leases, &DhcpOptions { boot_file, ..DhcpOptions::default() })?;
             }
             if network.dns {
                 port.serve_dns(&names)?;

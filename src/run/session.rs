@@ -14,7 +14,7 @@ use super::machines::{self, Surroundings};
 use super::networks::Networks;
 use super::signals::SignalWatch;
 use super::steps::{RunningMachine, StepContext};
-use super::{environment, executor};
+use super::{environment, executor, netboot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Finding, Kind, LOG_VERSION, Reporter, Verdict};
 use crate::image::{BuiltImage, ImageProgress, ImageRequest, ImageStore};
@@ -192,7 +192,7 @@ impl Session<'_> {
                 return Err(error);
             }
         };
-        let deployer = match self.start_deployer(&folders, &networks, &secrets).await {
+        let deployer = match self.start_deployer(images, &folders, &networks, &secrets).await {
             Ok(deployer) => deployer,
             Err(error) => {
                 folders.remove(false);
@@ -254,6 +254,7 @@ impl Session<'_> {
     /// The lane's deployer, where it has one, before the first machine could phone home.
     async fn start_deployer(
         &self,
+        images: &BTreeMap<String, BuiltImage>,
         folders: &RunFolders,
         networks: &Arc<Networks>,
         secrets: &Secrets,
@@ -265,8 +266,14 @@ impl Session<'_> {
             let Some(request) = self.image_request(image) else { continue };
             bundles.push((class.clone(), store.bundle(&request, self.progress, self.cancel.clone()).await?.path));
         }
+        let mut lane = lane.clone();
+        if let Some((name, image)) = lane.netboot.as_ref().and_then(|name| images.get_key_value(name)) {
+            let host = self.options.plan.lane.networks.get(&lane.network).map(|network| network.host());
+            let https = host.filter(|_| lane.tls).map(|host| format!("https://{host}:{}", lane.port));
+            lane.configuration.netboot = Some(netboot::document(name, image, https)?);
+        }
         let (root, scratch) = (&self.options.project_root, folders.scratch());
-        RunDeployer::start(lane, bundles, root, scratch, networks.clone(), secrets, self.reporter).await.map(Some)
+        RunDeployer::start(&lane, bundles, root, scratch, networks.clone(), secrets, self.reporter).await.map(Some)
     }
 
     async fn keep(&mut self, machines: &BTreeMap<String, RunningMachine>) {

@@ -73,13 +73,12 @@ fn known_name(script: &str) -> &str {
 fn boot(netboot: &Netboot, host: &str, node: &str) -> String {
     let files = format!("http://{host}/netboot/files");
     let mut text = format!("#!ipxe\necho bootproof: the installer, for {node}\n");
-    let mut parameters = netboot.parameters.clone();
-    if !parameters.iter().any(|parameter| parameter.starts_with("bootproof.deployer_url=")) {
-        parameters.push(format!("bootproof.deployer_url=http://{host}"));
-    }
+    let given = netboot.parameters.iter().any(|parameter| parameter.starts_with("bootproof.deployer_url="));
+    // First: of what is given twice the last counts, and a parameter may be a setting of iPXE's that says another.
+    let ours = (!given).then(|| format!("bootproof.deployer_url=http://{host}"));
     // UEFI's kernels find what was loaded by these names.
     let initrds: Vec<String> = netboot.initrds.iter().map(|name| format!("initrd={name}")).collect();
-    let words: Vec<&str> = initrds.iter().chain(&parameters).map(String::as_str).collect();
+    let words: Vec<&str> = initrds.iter().chain(&ours).chain(&netboot.parameters).map(String::as_str).collect();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "kernel {files}/{} {}", netboot.kernel, words.join(" "));
     for name in &netboot.initrds {

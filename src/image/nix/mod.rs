@@ -121,7 +121,10 @@ pub(super) async fn build(work: &Work<'_>) -> Result<ImageRecord> {
             record.shares = runner.shares;
             Ok(record)
         }
-        Found::Medium(path) => Ok(work.record(digest, LockState::NotNeeded, Boot::Medium { path }, None, Vec::new())),
+        Found::Medium(path) => {
+            let boot = Boot::Medium { path, network: None };
+            Ok(work.record(digest, LockState::NotNeeded, boot, None, Vec::new()))
+        }
     }
 }
 

@@ -18,6 +18,12 @@ pub struct LaneDeployer {
     pub tokens: Vec<String>,
     /// Class -> image of the lane, built from Debian packages, whose root file system machines of the class get.
     pub images: BTreeMap<String, String>,
+    /// The image whose kernel and initrds machines boot over the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netboot: Option<String>,
+    /// A planted bug: the kernel that machines boot over the network does not begin as it should.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damage_kernel: bool,
     /// A planted bug: the first byte of whatever bundle is sent is another one.
     #[serde(default)]
     pub damage_bundles: bool,

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub use deployer::{DeployerAction, LaneDeployer};
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};
 pub use nix_image::NixImage;
-pub use topology::{Attachment, HOST, SwitchedNetwork};
+pub use topology::{Attachment, HOST, NetworkBoot, SwitchedNetwork};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -282,6 +282,9 @@ pub struct Machine {
     pub network: Network,
     /// Its places in the lane's networks, by the network's name.
     pub networks: BTreeMap<String, Attachment>,
+    /// Its firmware boots from those of its networks that name a boot file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_boot: Option<NetworkBoot>,
     pub console: ConsoleDevice,
     /// Bound on what is recorded of each console.
     pub console_limit: Size,
@@ -307,6 +310,7 @@ impl Default for Machine {
             kernel_parameters: Vec::new(),
             network: Network::default(),
             networks: BTreeMap::new(),
+            network_boot: None,
             console: ConsoleDevice::Serial,
             console_limit: Size::gibibytes(1),
             serial: None,

@@ -26,6 +26,19 @@ pub struct SwitchedNetwork {
     pub dhcp: bool,
     /// The host answers for the machines' names.
     pub dns: bool,
+    /// The URL that DHCP tells machines that boot from the network, with iPXE's settings (`${netX/mac}`) in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_file: Option<String>,
+}
+
+/// When a machine's firmware boots from the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkBoot {
+    /// Before its disks.
+    First,
+    /// Where no disk of it boots.
+    Last,
 }
 
 /// A machine's place in a network.

@@ -71,6 +71,9 @@ impl Checker<'_> {
                 Some(_) => {}
             }
         }
+        if let Some(name) = &deployer.netboot {
+            self.netboot_image(name, images);
+        }
         let from_folder = |path: &std::path::PathBuf| join(self.surroundings.folder, path);
         let mut classes = deployer.classes.clone();
         for class in classes.values_mut() {
@@ -87,6 +90,8 @@ impl Checker<'_> {
             port: deployer.port.as_ref().map_or(PORT, |port| port.value),
             tokens: deployer.tokens.iter().map(|token| token.value.clone()).collect(),
             images: deployer.images.iter().map(|(class, image)| (class.value.clone(), image.value.clone())).collect(),
+            netboot: deployer.netboot.as_ref().map(|image| image.value.clone()),
+            damage_kernel: deployer.damage_kernel,
             damage_bundles: deployer.damage_bundles,
             tls: deployer.tls,
             configuration: ConfigurationDocument {

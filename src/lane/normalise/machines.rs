@@ -19,7 +19,7 @@ use crate::lane::units::{Shift, Size};
 use crate::secret::{Placeholder, placeholders};
 
 /// The image that every lane has.
-const BUILT_IN: &str = "tiny";
+pub(super) const BUILT_IN: &str = "tiny";
 /// virtio-blk tells the guest no more of a serial number.
 const DISK_NAME_LIMIT: usize = 20;
 /// As much as firmware shows anywhere.
@@ -215,32 +215,43 @@ impl Checker<'_> {
         }
     }
 
-    /// Checks the machines, and adds the built-in image where one of them is made from it.
+    /// Checks the machines, and adds the built-in image where one of them is made from it. `served`: the image that those boot
+    /// that boot from the network.
     pub(super) fn machines(
         &mut self,
         machines: &Named<MachineDocument>,
+        served: Option<&str>,
         images: &mut BTreeMap<String, Image>,
     ) -> BTreeMap<String, Machine> {
         let mut plain = BTreeMap::new();
         for (name, machine) in machines {
             let machine = self.entry(&machine.place, |checker| {
                 checker.host_name(name, "a machine's name");
-                checker.machine(machine, images)
+                checker.machine(machine, served, images)
             });
-            if machine.backend == Backend::Qemu && machine.image == BUILT_IN {
-                images
-                    .entry(BUILT_IN.into())
-                    .or_insert_with(|| Image { tiny: Some(TinyImage::default()), ..Image::default() });
-            }
             plain.insert(name.value.clone(), machine);
+        }
+        let boots = |machine: &Machine| machine.backend == Backend::Qemu && machine.image == BUILT_IN;
+        if served == Some(BUILT_IN) || plain.values().any(boots) {
+            images
+                .entry(BUILT_IN.into())
+                .or_insert_with(|| Image { tiny: Some(TinyImage::default()), ..Image::default() });
         }
         plain
     }
 
-    fn machine(&mut self, machine: &Spanned<MachineDocument>, images: &BTreeMap<String, Image>) -> Machine {
-        let defaults = Machine::default();
-        let from_medium =
-            machine.image.as_ref().and_then(|image| images.get(&image.value)).is_some_and(|image| image.iso.is_some());
+    fn machine(
+        &mut self,
+        machine: &Spanned<MachineDocument>,
+        served: Option<&str>,
+        images: &BTreeMap<String, Image>,
+    ) -> Machine {
+        let mut defaults = Machine::default();
+        if let (Some(_), Some(served)) = (&machine.network_boot, served) {
+            defaults.image = served.into();
+        }
+        let is_medium = |name: &Spanned<String>| images.get(&name.value).is_some_and(|image| image.iso.is_some());
+        let from_medium = machine.network_boot.is_some() || machine.image.as_ref().is_some_and(is_medium);
         if let Some(image) = &machine.image
             && image.value != BUILT_IN
             && !images.contains_key(&image.value)
@@ -314,6 +325,7 @@ impl Checker<'_> {
                 |network| self.network(network),
             ),
             networks: BTreeMap::new(),
+            network_boot: machine.network_boot.as_ref().map(|when| when.value),
             console: machine.console,
             console_limit: machine.console_limit.as_ref().map_or(defaults.console_limit, |limit| limit.value),
             serial: machine.serial.as_ref().map(|serial| self.serial(serial)),
@@ -415,7 +427,10 @@ impl Checker<'_> {
         let mut references = placeholders(parameter);
         let Some(first) = references.next() else { return parameter.value.clone() };
         if !from_medium {
-            return self.without_secrets(parameter, "a kernel parameter of a machine that boots no medium");
+            return self.without_secrets(
+                parameter,
+                "a kernel parameter of a machine that boots neither a medium nor from the network",
+            );
         }
         // The guest's program puts the value in, and it does so for whole values only.
         let whole = parameter.split_once('=').is_some_and(|(name, value)| {

@@ -7,6 +7,7 @@ mod actions;
 mod deployer;
 mod faults;
 mod machines;
+mod network_boot;
 mod networks;
 mod steps;
 mod text;
@@ -51,8 +52,9 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
     let failure_patterns = checker.failure_patterns(&document.failure_patterns);
     let secrets = checker.secrets(&document.secrets);
     let mut images = checker.images(&document.images);
-    let networks = checker.networks(&document.networks);
-    let mut machines = checker.machines(&document.machines, &mut images);
+    let mut networks = checker.networks(&document.networks);
+    let served = document.deployer.as_ref().and_then(|deployer| deployer.netboot.as_ref());
+    let mut machines = checker.machines(&document.machines, served.map(|name| name.as_str()), &mut images);
     checker.attachments(&document.machines, &networks, &mut machines, &header.name);
     let deployer = document
         .deployer
@@ -64,6 +66,7 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
     if let Some(deployer) = &document.deployer {
         checker.systems_can_be_unpacked(deployer, &machines, &images);
     }
+    checker.network_boots(&document.machines, &mut networks, &machines, deployer.as_ref());
     let steps = checker
         .steps(document, &faults::Targets { networks: &networks, machines: &machines, deployer: deployer.is_some() });
     checker.heals_fit(&steps);

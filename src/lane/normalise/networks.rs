@@ -40,6 +40,7 @@ impl Checker<'_> {
                     capture_limit: network.capture_limit.as_ref().map_or(CAPTURE_LIMIT, |limit| limit.value),
                     dhcp: network.dhcp,
                     dns: network.dns,
+                    boot_file: network.boot_file.as_ref().map(|file| checker.boot_file(file, network.dhcp)),
                 }
             });
             let overlaps = |other: &SwitchedNetwork| {

@@ -92,6 +92,8 @@ pub struct AttachedLink {
     pub mac: String,
     /// Somebody listens there already.
     pub socket: PathBuf,
+    /// The card's place in the firmware's boot order; `None`: nothing boots from it.
+    pub boot_index: Option<usize>,
 }
 
 /// Names of the sockets that QEMU inherits; `{fd:NAME}` in the arguments.
@@ -112,7 +114,10 @@ impl QemuDefinition {
         // libslirp lets each begin a session of its own, which QEMU counts among what elevates privileges: it would be killed.
         let sandbox = format!("on,obsolete=deny,elevateprivileges={helpers},spawn={helpers},resourcecontrol=deny");
         arguments.pair("-sandbox", &sandbox);
-        arguments.pair("-machine", "q35,usb=off,vmport=off,dump-guest-core=off");
+        // Without a screen of its own a BIOS writes to the serial port: what became of booting from the network is told there.
+        let to_serial = self.boots_from_network() && self.uefi.is_none();
+        let graphics = if to_serial { ",graphics=off" } else { "" };
+        arguments.pair("-machine", &format!("q35,usb=off,vmport=off,dump-guest-core=off{graphics}"));
         match self.accelerator {
             Accelerator::Kvm => {
                 arguments.pair("-accel", "kvm");
@@ -146,7 +151,9 @@ impl QemuDefinition {
         for (index, link) in self.links.iter().enumerate() {
             let socket = escape(&link.socket);
             arguments.pair("-netdev", &format!("stream,id=link{index},server=off,addr.type=unix,addr.path={socket}"));
-            arguments.pair("-device", &format!("virtio-net-pci,netdev=link{index},mac={},romfile=", link.mac));
+            // QEMU's own option ROM for the card is iPXE, for BIOS and UEFI in one.
+            let boot = link.boot_index.map_or_else(|| "romfile=".into(), |index| format!("bootindex={index}"));
+            arguments.pair("-device", &format!("virtio-net-pci,netdev=link{index},mac={},{boot}", link.mac));
         }
         for (index, (tag, folder)) in self.shares.iter().enumerate() {
             // Read-only whatever the guest tries, and no number of a file is there twice where file systems meet.
@@ -157,6 +164,10 @@ impl QemuDefinition {
         arguments.pair("-object", "rng-random,id=entropy,filename=/dev/urandom");
         arguments.pair("-device", "virtio-rng-pci,rng=entropy");
         arguments.0
+    }
+
+    fn boots_from_network(&self) -> bool {
+        self.links.iter().any(|link| link.boot_index.is_some())
     }
 
     /// The medium's place in the boot order after all disks.
@@ -200,11 +211,7 @@ impl QemuDefinition {
 
     /// The last `console=` is the guest's `/dev/console`: markers go there.
     fn kernel_command_line(&self, parameters: &[String]) -> String {
-        let console = match self.console {
-            ConsoleDevice::Serial => "console=ttyS0",
-            ConsoleDevice::Virtio => "console=ttyS0 console=hvc0",
-        };
-        let mut line = String::from(console);
+        let mut line = String::from(console_parameters(self.console));
         for parameter in parameters {
             line.push(' ');
             line.push_str(parameter);
@@ -269,6 +276,14 @@ impl QemuDefinition {
         arguments.pair("-netdev", &backend);
         // No option ROM: nothing boots from this network.
         arguments.pair("-device", "virtio-net-pci,netdev=lan,romfile=");
+    }
+}
+
+/// What tells a kernel where its console is.
+pub fn console_parameters(console: ConsoleDevice) -> &'static str {
+    match console {
+        ConsoleDevice::Serial => "console=ttyS0",
+        ConsoleDevice::Virtio => "console=ttyS0 console=hvc0",
     }
 }
 
@@ -403,6 +418,27 @@ mod tests {
         assert_eq!(value_of(&arguments, "-fw_cfg"), ["name=opt/org.bootproof/token,file=/secret"]);
         let arguments = machine.arguments(FirstBoot::Medium, NOW);
         assert!(index(&arguments, "ide-cd") < index(&arguments, "virtio-blk"));
+    }
+
+    #[test]
+    fn from_the_network_boots_who_is_to_and_tells_of_it() {
+        let mut machine = definition();
+        machine.direct_kernel = None;
+        let link = AttachedLink { network: "lan".into(), mac: "m".into(), socket: "/s".into(), boot_index: None };
+        machine.links = vec![link.clone()];
+        let card = |arguments: &[String]| {
+            let devices = value_of(arguments, "-device");
+            devices.iter().find(|device| device.contains("netdev=link0")).unwrap().to_string()
+        };
+        let arguments = machine.arguments(FirstBoot::Disk, NOW);
+        assert!(card(&arguments).ends_with("mac=m,romfile="));
+        assert!(!value_of(&arguments, "-machine")[0].contains("graphics"));
+        machine.links = vec![AttachedLink { boot_index: Some(1), ..link }];
+        let arguments = machine.arguments(FirstBoot::Disk, NOW);
+        assert!(card(&arguments).ends_with("mac=m,bootindex=1"));
+        assert!(value_of(&arguments, "-machine")[0].ends_with("graphics=off"));
+        machine.uefi = Some(("/c".into(), "/v".into()));
+        assert!(!value_of(&machine.arguments(FirstBoot::Disk, NOW), "-machine")[0].contains("graphics"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! UEFI firmware on this host.
+//! Firmware on this host: UEFI, and what network cards boot by.
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 /// Code and variable-store template of an OVMF that is installed here, without secure boot.
 pub fn uefi() -> Option<(PathBuf, PathBuf)> {
@@ -19,4 +20,14 @@ pub fn uefi() -> Option<(PathBuf, PathBuf)> {
     ];
     let pairs = places.into_iter().map(|(code, variables)| (PathBuf::from(code), PathBuf::from(variables)));
     pairs.into_iter().find(|(code, variables)| code.is_file() && variables.is_file())
+}
+
+/// The option ROM of the machines' network cards, where QEMU itself looks for it.
+const NETWORK_ROM: &str = "efi-virtio.rom";
+
+/// iPXE for the machines' network cards; `None` where QEMU has it in none of its folders.
+pub fn network_rom() -> Option<PathBuf> {
+    let output = Command::new(super::program()).args(["-L", "help"]).stdin(Stdio::null()).output().ok()?;
+    let folders = String::from_utf8(output.stdout).ok()?;
+    folders.lines().map(|folder| PathBuf::from(folder.trim()).join(NETWORK_ROM)).find(|rom| rom.is_file())
 }

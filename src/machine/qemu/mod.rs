@@ -12,7 +12,7 @@ mod qmp;
 mod supervisor;
 mod write_log;
 
-pub use arguments::{AttachedDisk, AttachedLink, DirectKernel, Identity, QemuDefinition, render};
+pub use arguments::{AttachedDisk, AttachedLink, DirectKernel, Identity, QemuDefinition, console_parameters, render};
 pub use disk_server::{DiskServer, PROGRAM as DISK_SERVER};
 pub use machine::{QemuMachine, QemuSetup};
 pub use process::{ProcessPlace, QemuProcess};

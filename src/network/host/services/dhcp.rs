@@ -26,19 +26,35 @@ const REQUESTED_ADDRESS: u8 = 50;
 const MESSAGE_TYPE: u8 = 53;
 const SERVER_IDENTIFIER: u8 = 54;
 const CLIENT_IDENTIFIER: u8 = 61;
+const SERVER_NAME: u8 = 66;
+const BOOT_FILE: u8 = 67;
+const USER_CLASS: u8 = 77;
+/// iPXE's own, which holds options in turn.
+const IPXE: u8 = 175;
+
+/// What iPXE calls itself.
+const IPXE_CLASS: &[u8] = b"iPXE";
+/// Of iPXE's own options `no-pxedhcp`: no other server is going to say more, so that it need not wait for one.
+const NO_OTHER_SERVER: &[u8] = &[176, 1, 1];
+
+/// Where a message has the boot file's name beside the options, ended by a zero.
+const BOOT_FILE_FIELD: std::ops::Range<usize> = 108..236;
 
 /// What the DHCP of a network says besides addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DhcpOptions {
     /// For how long a machine may keep its address without asking again; whole seconds, at least one. What DHCP cannot
     /// express is for ever.
     pub lease: Duration,
+    /// The URL of what machines boot over the network; at most 255 bytes. Only iPXE is told: firmware's own clients know
+    /// what to do with neither a URL nor a script.
+    pub boot_file: Option<String>,
 }
 
 impl Default for DhcpOptions {
     /// A day: longer than a run, so that nobody asks again in the middle of a fault unless a lane wants that.
     fn default() -> Self {
-        Self { lease: Duration::from_secs(24 * 60 * 60) }
+        Self { lease: Duration::from_secs(24 * 60 * 60), boot_file: None }
     }
 }
 
@@ -49,6 +65,9 @@ pub struct DhcpServer {
     subnet: Subnet,
     leases: BTreeMap<MacAddress, Ipv4Addr>,
     seconds: u32,
+    boot_file: Option<String>,
+    /// The host's address, as text.
+    server_name: String,
 }
 
 /// A message to a client, and where it goes.
@@ -71,7 +90,8 @@ enum Answer {
 }
 
 impl DhcpServer {
-    /// Usage errors: an address that no machine of the subnet may have, a MAC or IP address that is there twice.
+    /// Usage errors: an address that no machine of the subnet may have, a MAC or IP address that is there twice, a boot file
+    /// whose name no message can hold.
     pub fn new(
         host: Ipv4Addr,
         subnet: Subnet,
@@ -92,7 +112,16 @@ impl DhcpServer {
             }
         }
         let seconds = u32::try_from(options.lease.as_secs()).unwrap_or(u32::MAX).max(1);
-        Ok(Self { host, subnet, leases: known, seconds })
+        let boot_file = options.boot_file.clone();
+        if let Some(name) = boot_file.as_ref().filter(|name| name.is_empty() || name.len() > usize::from(u8::MAX)) {
+            return Err(Error::usage(format!("the boot file's name `{name}` is not of 1 to 255 bytes")));
+        }
+        Ok(Self { host, subnet, leases: known, seconds, boot_file, server_name: host.to_string() })
+    }
+
+    /// Whether machines boot from this network.
+    pub fn names_boot_file(&self) -> bool {
+        self.boot_file.is_some()
     }
 
     /// Answers a client's message; `None` where there is nothing to say, as to whoever is not known here.
@@ -159,6 +188,13 @@ impl DhcpServer {
         if dns && !refused {
             options.push(DhcpOption { kind: DNS_SERVERS, data: &host });
         }
+        let is_ipxe = request.options().any(|option| option.kind == USER_CLASS && option.data == IPXE_CLASS);
+        let boot_file = self.boot_file.as_deref().filter(|_| is_ipxe && !refused);
+        if let Some(name) = boot_file {
+            options.push(DhcpOption { kind: SERVER_NAME, data: self.server_name.as_bytes() });
+            options.push(DhcpOption { kind: BOOT_FILE, data: name.as_bytes() });
+            options.push(DhcpOption { kind: IPXE, data: NO_OTHER_SERVER });
+        }
         let broadcast = request.flags().contains(DhcpFlags::BROADCAST);
         let repr = DhcpRepr {
             message_type,
@@ -167,7 +203,7 @@ impl DhcpServer {
             client_hardware_address: EthernetAddress(mac.0),
             client_ip,
             your_ip,
-            server_ip: none,
+            server_ip: if boot_file.is_some() { self.host } else { none },
             // The network is closed: there is no way out of it.
             router: None,
             subnet_mask: (!refused).then(|| self.subnet.netmask()),
@@ -187,6 +223,10 @@ impl DhcpServer {
         };
         let mut payload = vec![0; repr.buffer_len().max(SHORTEST)];
         repr.emit(&mut DhcpPacket::new_unchecked(&mut payload[..])).expect("there is room for the options");
+        // Whoever reads no options reads this, where the name is short enough.
+        if let Some(name) = boot_file.filter(|name| name.len() < BOOT_FILE_FIELD.len()) {
+            payload[BOOT_FILE_FIELD][..name.len()].copy_from_slice(name.as_bytes());
+        }
         // RFC 2131, 4.1. There is no relay on a network of one link, whatever a client says.
         let (mac, ip) = match answer {
             Answer::Refuse => (MacAddress::BROADCAST, Ipv4Addr::BROADCAST),

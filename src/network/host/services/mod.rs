@@ -1,6 +1,7 @@
-//! What the host serves the machines of a network, where it is asked to: their addresses by DHCP, their names by DNS.
+//! What the host serves the machines of a network, where it is asked to: their addresses by DHCP, their names by DNS; and who
+//! boots from the network learns that there is no IPv6 router to wait for.
 //!
-//! Both answer a frame with a frame and remember nothing, so no machine can fill anything here. They stand before the
+//! All answer a frame with a frame and remember nothing, so no machine can fill anything here. They stand before the
 //! stack and not on its sockets, because an answer has to go to the MAC address that asked: a client without an address
 //! cannot be asked for it by ARP, and an answer to one that has been cut off meanwhile would wait for ARP at the head
 //! of its socket's queue, and with it everybody else's.
@@ -8,6 +9,7 @@
 mod datagram;
 mod dhcp;
 mod dns;
+mod router;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -48,6 +50,11 @@ impl Services {
     pub fn handle(&self, frame: &[u8]) -> Handled {
         if self.dhcp.is_none() && self.dns.is_none() {
             return Handled::Not;
+        }
+        if self.dhcp.as_ref().is_some_and(DhcpServer::names_boot_file)
+            && let Some(answer) = router::answer(frame, self.host.mac)
+        {
+            return Handled::Answered(Some(answer));
         }
         let Some(Datagram { from, to, payload }) = Datagram::read(frame) else { return Handled::Not };
         let to_host = to.mac == self.host.mac && *to.socket.ip() == self.host.ip;

@@ -96,6 +96,20 @@ fn nothing_is_sent_to_what_is_no_machine() {
 }
 
 #[test]
+fn only_where_machines_boot_from_the_network_a_router_is_spoken_of() {
+    let mut solicitation = vec![0x33, 0x33, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 58, 255];
+    solicitation.extend_from_slice(&[0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    solicitation.extend_from_slice(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    solicitation.extend_from_slice(&[133, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(services().handle(&solicitation), Handled::Not);
+    let options = DhcpOptions { boot_file: Some("http://a/b".into()), ..DhcpOptions::default() };
+    let dhcp = DhcpServer::new(end(254).ip, subnet(), [end(1)], &options).unwrap();
+    let services = Services { dhcp: Some(dhcp), ..services() };
+    let Handled::Answered(Some(frame)) = services.handle(&solicitation) else { panic!() };
+    assert_eq!((&frame[..6], frame[54]), (&end(1).mac.0[..], 134));
+}
+
+#[test]
 fn what_is_off_is_left_to_the_stack() {
     let host = end(254);
     let query = Datagram { from: at(end(1), 4711), to: at(host, 53), payload: QUERY }.framed();

@@ -23,7 +23,12 @@ fn end(number: u8) -> EndAddress {
 }
 
 fn started(leases: &[EndAddress], lease: Duration) -> Result<DhcpServer> {
-    DhcpServer::new(HOST, "10.77.0.0/24".parse().unwrap(), leases.iter().copied(), &DhcpOptions { lease })
+    DhcpServer::new(
+        HOST,
+        "10.77.0.0/24".parse().unwrap(),
+        leases.iter().copied(),
+        &DhcpOptions { lease, boot_file: None },
+    )
 }
 
 fn server() -> DhcpServer {
@@ -110,6 +115,43 @@ fn whoever_looks_for_an_address_is_offered_its_own() {
 fn names_are_pointed_to_only_where_they_are_served() {
     let offer = read(server().answer(&message(&[(53, &[DISCOVER])]).bytes(), false).unwrap());
     assert!(!offer.options.contains_key(&6));
+}
+
+#[test]
+fn a_boot_file_is_told_to_ipxe_and_to_nobody_else() {
+    let url = "http://10.77.0.254:8080/netboot/ipxe?mac=${netX/mac}";
+    let with = |name: &str| {
+        let options = DhcpOptions { boot_file: Some(name.into()), ..DhcpOptions::default() };
+        DhcpServer::new(HOST, "10.77.0.0/24".parse().unwrap(), [end(1)], &options)
+    };
+    let server = with(url).unwrap();
+    let asked = message(&[(53, &[DISCOVER]), (77, b"iPXE")]).bytes();
+    let reply = server.answer(&asked, false).unwrap();
+    assert_eq!(reply.payload[20..24], HOST.octets(), "next-server");
+    assert_eq!(reply.payload[108..236][..url.len()], *url.as_bytes());
+    assert_eq!(reply.payload[108 + url.len()], 0);
+    let said = read(reply);
+    assert_eq!((&said.options[&66][..], &said.options[&67][..]), (&b"10.77.0.254"[..], url.as_bytes()));
+    assert_eq!(said.options[&175], [176, 1, 1]);
+    // A name of any length that an option holds, but never one that is cut off.
+    let long = "x".repeat(255);
+    let reply = with(&long).unwrap().answer(&asked, false).unwrap();
+    assert!(reply.payload[108..236].iter().all(|byte| *byte == 0));
+    assert_eq!(read(reply).options[&67], long.as_bytes());
+    for name in ["", &"x".repeat(256)] {
+        assert!(with(name).is_err(), "{name}");
+    }
+    for other in [
+        &[(53, &[DISCOVER][..])][..],
+        &[(53, &[DISCOVER]), (77, b"PXE")],
+        &[(53, &[DISCOVER]), (60, b"PXEClient:Arch:00007")],
+    ] {
+        let reply = server.answer(&message(other).bytes(), false).unwrap();
+        assert_eq!(reply.payload[20..24], [0; 4]);
+        assert!(reply.payload[108..236].iter().all(|byte| *byte == 0));
+        let said = read(reply);
+        assert!([66, 67, 175].iter().all(|kind| !said.options.contains_key(kind)), "{other:?}");
+    }
 }
 
 #[test]
