@@ -137,6 +137,8 @@ async fn run_commands(
         "--format=tar".into(),
         "--skip=setup,update,cleanup,check/empty,output/dev".into(),
         format!("--setup-hook=tar-in {} /", root_tar.display()),
+        // The layer has no `/dev`, and without `setup` nobody makes what the host's devices are put on.
+        "--setup-hook=mkdir -p \"$1/dev/pts\" \"$1/dev/shm\"".into(),
         format!("--customize-hook=tar-in {} /", files.display()),
     ];
     for command in commands {
