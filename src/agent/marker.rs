@@ -107,6 +107,16 @@ impl MarkerJournal {
         }
     }
 
+    /// Goes on with this boot's markers and numbers once the boot is known by another number, of the same length.
+    pub fn carry_over(&self, boot_id: &str) -> io::Result<()> {
+        let mut record = self.open()?;
+        if boot_id.len() != super::serve::boot_id().len() {
+            return Err(invalid(format!("`{boot_id}` is not the number of a boot")));
+        }
+        record.rewind()?;
+        record.write_all(format!("boot {boot_id}\n").as_bytes())
+    }
+
     fn append(
         &self,
         record: &mut File,

@@ -14,6 +14,7 @@ mod datagrams;
 mod deployer;
 mod disturb;
 mod http;
+mod identity;
 mod init;
 mod installer;
 mod kernel_parameters;

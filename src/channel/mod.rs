@@ -17,4 +17,4 @@ pub use client::{
     PipeWriter,
 };
 #[cfg(feature = "host")]
-pub use protocol::{ExecRequest, ExitStatus, Hello, RefusalReason, Role};
+pub use protocol::{ExecRequest, ExitStatus, Hello, Identity, IdentityNames, IdentityTaken, RefusalReason, Role};

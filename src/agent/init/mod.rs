@@ -9,7 +9,7 @@ mod coldplug;
 mod live;
 mod modules;
 mod mounts;
-mod network;
+pub mod network;
 mod power_button;
 mod root;
 

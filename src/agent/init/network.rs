@@ -65,6 +65,11 @@ impl Declared {
         declared
     }
 
+    /// Whether the machine is in any network of its lane.
+    pub fn has_places(&self) -> bool {
+        !self.places.is_empty()
+    }
+
     /// For `tiny`: the interfaces get their addresses, `/etc/hosts` the names.
     pub fn apply(&self) {
         if let Err(error) = link_up(LOOPBACK) {

@@ -15,29 +15,44 @@ mod session;
 mod stream;
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 pub use children::Children;
 pub use connection::Connection;
 pub use facts::boot_id;
 
+use super::identity;
 use super::marker::MarkerJournal;
-use crate::channel::protocol::{Decoder, Role};
+use crate::channel::protocol::{Decoder, Identity, IdentityTaken, Role};
 use outgoing::Outgoing;
 use session::Session;
 
 /// What all sessions of one agent share.
 pub struct Agent {
     pub role: Role,
-    pub markers: MarkerJournal,
+    /// Another one's after an identity was taken.
+    markers: RwLock<MarkerJournal>,
     pub children: Arc<Children>,
+    taking: Mutex<()>,
     tasks: Tasks,
 }
 
 impl Agent {
     pub fn new(role: Role, markers: MarkerJournal, children: Arc<Children>) -> Self {
-        Self { role, markers, children, tasks: Tasks::default() }
+        Self { role, markers: RwLock::new(markers), children, taking: Mutex::default(), tasks: Tasks::default() }
+    }
+
+    pub fn markers(&self) -> MarkerJournal {
+        self.markers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn take_identity(&self, identity: &Identity) -> IdentityTaken {
+        // One after the other, should it be asked for again.
+        let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let (taken, markers) = identity::take(identity, self.role, &self.children);
+        *self.markers.write().unwrap_or_else(PoisonError::into_inner) = markers;
+        taken
     }
 }
 

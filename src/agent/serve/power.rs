@@ -40,7 +40,7 @@ pub fn leave(stream: &Stream, way: Way) {
 
 fn leave_as_init(stream: &Stream, way: Way) {
     rustix::fs::sync();
-    stream.session.agent.markers.drain();
+    stream.session.agent.markers().drain();
     let command = match way {
         Way::Off => RebootCommand::PowerOff,
         Way::Reboot => RebootCommand::Restart,

@@ -96,7 +96,7 @@ impl Session {
             return;
         }
         self.established.store(true, Ordering::Relaxed);
-        let markers = self.agent.markers.clone();
+        let markers = self.agent.markers();
         // The console may be slow, and the channel must not wait for it.
         let emit = move || {
             if let Err(error) = markers.emit_once("agent.ready") {
@@ -171,7 +171,8 @@ impl Session {
 
 /// The stream's thread.
 fn fulfil(stream: &Stream, request: Request) {
-    let markers = &stream.session.agent.markers;
+    let agent = &stream.session.agent;
+    let markers = agent.markers();
     let result = match request {
         Request::Exec(request) => return exec::run(stream, &request),
         Request::ReadFile { path } => return files::read(stream, &path),
@@ -183,6 +184,7 @@ fn fulfil(stream: &Stream, request: Request) {
             .emit(&name, node.as_deref(), &arguments)
             .map(|sequence| Outcome::MarkerEmitted { sequence })
             .map_err(|error| (error, "failed to emit the marker")),
+        Request::TakeIdentity(identity) => Ok(Outcome::IdentityTaken(agent.take_identity(&identity))),
         Request::RepeatMarkers { from } => markers
             .repeat(from)
             .map(|count| Outcome::MarkersRepeated { count })

@@ -12,7 +12,7 @@ use super::execution::Execution;
 use super::file::FileReader;
 use super::session::{Session, Standing};
 use super::stream::{ChannelStream, Guard, PipeReader, PipeWriter};
-use crate::channel::protocol::{ExecRequest, Hello, Opened, Outcome, PIPE_MAIN, Request};
+use crate::channel::protocol::{ExecRequest, Hello, Identity, IdentityTaken, Opened, Outcome, PIPE_MAIN, Request};
 
 /// What the run has to know about a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,6 +187,14 @@ impl AgentChannel {
     /// for the next one.
     pub async fn reboot(&self) -> Result<(), ChannelError> {
         self.leave(Request::Reboot, Outcome::Rebooting, "the guest is rebooting").await
+    }
+
+    /// Lets the guest become another machine.
+    pub async fn take_identity(&self, identity: Identity) -> Result<IdentityTaken, ChannelError> {
+        match self.complete(Request::TakeIdentity(identity)).await? {
+            Outcome::IdentityTaken(taken) => Ok(taken),
+            other => Err(unexpected("taking an identity", &other)),
+        }
     }
 
     /// Closes the connection: everything under way fails, here and in the guest.

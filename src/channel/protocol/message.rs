@@ -83,8 +83,55 @@ pub enum Request {
     RepeatMarkers {
         from: u64,
     },
+    /// Become this machine: for a guest that was forked from a checkpoint, or went back to one.
+    TakeIdentity(Identity),
     PowerOff,
     Reboot,
+}
+
+/// What makes a guest that was forked one of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Hexadecimal digits that nobody else has, for the kernel's random generator; it is left as it is when absent.
+    #[serde(default)]
+    pub entropy: Option<String>,
+    /// Wall clock, since 1970.
+    pub unix_milliseconds: i64,
+    /// A guest that goes back to where it was itself keeps its names.
+    #[serde(default)]
+    pub names: Option<IdentityNames>,
+    /// Units of systemd's that have drawn randomness before, where they run.
+    #[serde(default)]
+    pub restart: Vec<String>,
+}
+
+/// What a machine is known by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityNames {
+    pub hostname: String,
+    /// 32 hexadecimal digits.
+    pub machine_id: String,
+    /// In the form of a UUID.
+    pub boot_id: String,
+    /// DMI's serial number of the product.
+    pub serial: String,
+    /// DMI's number of the product, in the form of a UUID.
+    pub uuid: String,
+    /// What the kernel would have been told; networks and names are taken from it.
+    pub command_line: String,
+    /// MAC addresses of the cards that have to be there first.
+    #[serde(default)]
+    pub cards: Vec<String>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityTaken {
+    /// The first 32 bytes that the generator gave, as hexadecimal digits.
+    pub random_sample: String,
+    /// What could not be had, in words.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// A command to run in the guest, in a process group of its own.
@@ -137,6 +184,7 @@ pub enum Outcome {
     Disconnected,
     MarkerEmitted { sequence: u64 },
     MarkersRepeated { count: u64 },
+    IdentityTaken(IdentityTaken),
     PoweringOff,
     Rebooting,
 }

@@ -22,7 +22,8 @@ pub use frame::{
     Decoder, Frame, FrameKind, HEADER_LENGTH, MAGIC, MAX_FRAME, MAX_PAYLOAD, encode, encode_json, preamble,
 };
 pub use message::{
-    ExecRequest, ExitStatus, Hello, HelloAck, Opened, Outcome, Refusal, RefusalReason, Request, Role, Solicit,
+    ExecRequest, ExitStatus, Hello, HelloAck, Identity, IdentityNames, IdentityTaken, Opened, Outcome, Refusal,
+    RefusalReason, Request, Role, Solicit,
 };
 
 /// The version that this code speaks, and the only one.
