@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,6 +13,7 @@ use super::Context;
 use super::planning::PlanArguments;
 use super::print::print_error;
 use crate::channel::{ExecRequest, ExitStatus, RefusalReason};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Context as _, Error, ErrorKind, Result};
 use crate::event::{Report, Reporter};
 use crate::image::{BuiltImage, ImageProgress, ImageRequest, ImageStore};
@@ -25,7 +27,7 @@ use crate::plan::model::Accelerator;
 use crate::preflight::accelerator::{self, Choice, Prober};
 use crate::preflight::{self};
 use crate::run::machines::{self, Surroundings};
-use crate::run::{Networks, RunningMachine};
+use crate::run::{Checkpoints, Networks, RunningMachine};
 use crate::secret::Secrets;
 
 /// For anything that is ours and not the command's.
@@ -38,6 +40,7 @@ const AFTER_HELP: &str = "\
 Examples:
   bootproof exec -- uname -r
   bootproof exec --image node -- systemctl --failed
+  bootproof exec --image node --start checkpoint -- hostname
   bootproof exec --image ./disk.qcow2 -- sh -c 'cat >/tmp/copy' <file
 
 The exit code is the command's own; 125 is for whatever went wrong on our side.";
@@ -144,8 +147,13 @@ async fn prepare_and_run(
 
     let id = format!("exec-{}", crate::proof::random_id()?);
     let folders = RunFolders::create(&context.work_root, &id)?;
-    let machine =
-        OneMachine { id: &id, lane: &lane, images: BTreeMap::from([(name.clone(), built)]), mode: choice.mode };
+    let machine = OneMachine {
+        id: &id,
+        lane: &lane,
+        images: BTreeMap::from([(name.clone(), built)]),
+        mode: choice.mode,
+        qemu_version: &qemu_version,
+    };
     let outcome = machine.boot_and_run(context, arguments, environment, &folders, cancel).await;
     let outcome = outcome.map_err(|error| keep_evidence(&context.work_root, &folders, &id, error));
     folders.remove(false);
@@ -158,6 +166,7 @@ struct OneMachine<'a> {
     lane: &'a Lane,
     images: BTreeMap<String, BuiltImage>,
     mode: Accelerator,
+    qemu_version: &'a str,
 }
 
 impl OneMachine<'_> {
@@ -184,6 +193,9 @@ impl OneMachine<'_> {
             networks: &Networks::default(),
             secrets: &Secrets::resolve(&self.lane.secrets, &context.project_root)?,
             ca_url: None,
+            factor: accelerator::deadline_factor(self.mode),
+            checkpoints: &self.checkpoints(context, &evidence_folder(folders), &reporter, cancel).await?,
+            making: None,
         };
         let machines = machines::start(&surroundings, folders, &self.images).await?;
         let machine = machines.values().next().expect("the lane has one machine");
@@ -200,6 +212,31 @@ impl OneMachine<'_> {
         drop((machines, reporter));
         let _ = drain.join();
         outcome
+    }
+}
+
+impl OneMachine<'_> {
+    /// What the machine begins from, where it does not boot.
+    async fn checkpoints(
+        &self,
+        context: &Context,
+        evidence: &Path,
+        reporter: &Reporter,
+        cancel: &CancellationToken,
+    ) -> Result<BTreeMap<String, Arc<Checkpoint>>> {
+        let checkpoints = Checkpoints {
+            work_root: &context.work_root,
+            project_root: &context.project_root,
+            lane: self.lane,
+            images: &self.images,
+            accelerator: self.mode,
+            factor: accelerator::deadline_factor(self.mode),
+            qemu_version: self.qemu_version,
+            evidence,
+            progress: &Said { quiet: context.quiet },
+            cancel,
+        };
+        checkpoints.prepare(reporter).await
     }
 }
 
@@ -254,6 +291,7 @@ fn lane_for(context: &Context, arguments: &Arguments) -> Result<Lane> {
         memory,
         network,
         kernel_parameters,
+        start: arguments.plan.start(),
         ..Machine::default()
     };
     Ok(Lane {

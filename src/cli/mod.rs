@@ -4,6 +4,7 @@
 //! standard error; an error is printed in one place, here, and its kind alone decides the exit code.
 
 mod cache;
+mod checkpoint;
 mod context;
 mod deployer;
 mod doctor;
@@ -66,6 +67,8 @@ enum Command {
     Exec(exec::Arguments),
     /// List and build images, and renew the lock of the versions they are made from
     Image(image::Arguments),
+    /// List the checkpoints that machines are forked from, and make room
+    Checkpoint(checkpoint::Arguments),
     /// List, show, verify and replay proofs
     Proof(proof::Arguments),
     /// Serve what Nix has built on this host to machines that install themselves
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Lane(arguments) => lane::run(&context, arguments),
         Command::Plan(arguments) => plan::run(&context, arguments),
         Command::Image(arguments) => image::run(&context, arguments),
+        Command::Checkpoint(arguments) => checkpoint::run(&context, arguments),
         Command::Proof(arguments) => proof::run(&context, arguments),
         Command::Run(arguments) => run::run(&context, arguments),
         Command::Exec(arguments) => exec::run(&context, arguments),

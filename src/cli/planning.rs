@@ -3,7 +3,7 @@
 use super::Context;
 use crate::error::Result;
 use crate::image::{self, ImageRequest};
-use crate::lane::model::{Backend, Lane};
+use crate::lane::model::{Backend, Lane, Start};
 use crate::plan::model::{Accelerator, AcceleratorRequest, ImageSource, Plan, PlannedAccelerator};
 use crate::plan::{self, PlanInputs};
 use crate::preflight::accelerator::{HostKey, cached, deadline_factor};
@@ -18,6 +18,10 @@ pub struct PlanArguments {
     /// Where images with a recipe for both come from; `debian` when left out
     #[arg(long, value_enum, value_name = "SOURCE")]
     pub images: Option<ImagesArgument>,
+    /// How machines begin: by booting, or as forks of their image's checkpoint, made first where there is none; as the lane
+    /// says when left out
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub start: Option<StartArgument>,
     /// Fail rather than build an image from other versions than the image lock's
     #[arg(long)]
     pub locked: bool,
@@ -36,7 +40,36 @@ pub enum ImagesArgument {
     Nix,
 }
 
+#[derive(clap::ValueEnum, Clone, Copy)]
+pub enum StartArgument {
+    Boot,
+    Checkpoint,
+    CheckpointOrBoot,
+}
+
 impl PlanArguments {
+    pub fn start(&self) -> Start {
+        match self.start {
+            None | Some(StartArgument::Boot) => Start::Boot,
+            Some(StartArgument::Checkpoint) => Start::Checkpoint,
+            Some(StartArgument::CheckpointOrBoot) => Start::CheckpointOrBoot,
+        }
+    }
+
+    /// Lets machines begin as the command line says, where they can.
+    fn set_start(&self, lane: &mut Lane) {
+        if self.start.is_none() {
+            return;
+        }
+        let Lane { machines, images, .. } = lane;
+        for machine in machines.values_mut() {
+            let from_medium = images.get(&machine.image).is_some_and(|image| image.iso.is_some());
+            if machine.backend == Backend::Qemu && !from_medium {
+                machine.start = self.start();
+            }
+        }
+    }
+
     pub fn request(&self) -> AcceleratorRequest {
         match self.accel {
             AccelArgument::Auto => AcceleratorRequest::Auto,
@@ -53,7 +86,8 @@ impl PlanArguments {
     }
 
     /// The plan for a lane that carries `control`'s bug already.
-    pub fn plan(&self, context: &Context, lane: Lane, control: Option<String>) -> Result<Plan> {
+    pub fn plan(&self, context: &Context, mut lane: Lane, control: Option<String>) -> Result<Plan> {
+        self.set_start(&mut lane);
         let mut images = std::collections::BTreeMap::new();
         for (name, image) in plan::images_needed(&lane) {
             let request = ImageRequest {

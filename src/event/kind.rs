@@ -91,12 +91,51 @@ pub enum Kind {
         built: bool,
         duration_ms: u64,
     },
+    /// Machines may begin from this one.
+    CheckpointReady {
+        image: String,
+        /// `sha256:<hex>`.
+        digest: String,
+        /// RFC 3339: when the boot that it holds happened.
+        made: String,
+        made_now: bool,
+        duration_ms: u64,
+    },
+    /// The machine boots, because there is no checkpoint for it.
+    CheckpointUnavailable {
+        reason: String,
+    },
+    /// The machine began as a fork, and is one of its own now.
+    MachineForked {
+        checkpoint: String,
+        made: String,
+        machine_id: String,
+        boot_id: String,
+        /// SHA-256 of the first randomness that its kernel gave.
+        random_sample: String,
+    },
+    /// The lane saved machines, all at the same moment.
+    CheckpointSaved {
+        name: String,
+        machines: Vec<String>,
+        bytes: u64,
+        /// Frames that were between machines at that moment: they are in no checkpoint.
+        frames_dropped: u64,
+        paused_ms: u64,
+    },
+    /// Machines went back to where they were.
+    CheckpointRestored {
+        name: String,
+        machines: Vec<String>,
+        duration_ms: u64,
+    },
     MachineStarted {
         pid: u32,
         firmware: String,
         command_line_file: String,
     },
-    /// A new boot of the machine began; `origin` says why (`power-on`, `reset`, `reboot`, `checkpoint:<digest>`).
+    /// A new boot of the machine began; `origin` says why (`power-on`, `reset`, `reboot`, `checkpoint:<digest>`,
+    /// `restore:<name>`).
     EpochBegan {
         origin: String,
     },

@@ -14,8 +14,8 @@ use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visi
 use super::deployer_document::{DeployerDocument, DeployerStepDocument};
 use super::disturbance_document::{AttachmentDocument, FaultDocument, ScheduleDocument, SwitchedNetworkDocument};
 use super::model::{
-    Backend, Budget, ConsoleDevice, Firmware, KernelFlavour, NetworkBoot, PowerAction, Requires, TextCheck, Tier,
-    WriteCache,
+    Backend, Budget, ConsoleDevice, Firmware, KernelFlavour, NetworkBoot, PowerAction, Requires, Start, TextCheck,
+    Tier, WriteCache,
 };
 use super::reader::Spanned;
 use super::units::{Share, Shift, Size, Span};
@@ -154,6 +154,27 @@ pub struct ImageDocument {
     pub disk: Option<DiskImageDocument>,
     #[serde(default)]
     pub iso: Option<Spanned<IsoDocument>>,
+    /// For machines that begin as forks of a checkpoint of the image: when it is ready to be saved.
+    #[serde(default)]
+    pub ready: Option<Spanned<ReadyDocument>>,
+}
+
+/// When a machine of the image is ready to be saved, and what its forks need.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReadyDocument {
+    /// Markers that it has to emit, in this order; that its agent answers is enough when left out.
+    #[serde(default)]
+    pub markers: Vec<Spanned<String>>,
+    /// Bound on all of them together, 2m when left out; stretched for a slow accelerator.
+    #[serde(default)]
+    pub within: Option<Spanned<Span>>,
+    /// Units of systemd's that draw randomness of their own: restarted in each fork.
+    #[serde(default)]
+    pub restart: Vec<Spanned<String>>,
+    /// `true` when left out: forks give their kernel new randomness. Without it they all draw the same, for a control.
+    #[serde(default)]
+    pub reseed: Option<bool>,
 }
 
 /// What Nix builds: an output of a flake, or what an attribute of a Nix file stands for.
@@ -301,6 +322,10 @@ pub struct MachineDocument {
     /// For the backend `recorder`: the stream to play, from the lane file's folder; `-` is standard input.
     #[serde(default)]
     pub recording: Option<Spanned<String>>,
+    /// `boot` when left out. `checkpoint`: as a fork of the image's checkpoint, which is made where there is none, and
+    /// `checkpoint-or-boot`: the same, or by booting where none can be had.
+    #[serde(default)]
+    pub start: Option<Spanned<Start>>,
 }
 
 /// Places in networks: the networks' names, or a table from name to place.
@@ -348,7 +373,8 @@ pub struct NetworkDocument {
     { "required": ["expect"] }, { "required": ["exec"] }, { "required": ["host"] }, { "required": ["http"] },
     { "required": ["tcp"] }, { "required": ["copy"] }, { "required": ["power"] }, { "required": ["reboot"] },
     { "required": ["hold"] }, { "required": ["script"] }, { "required": ["parallel"] }, { "required": ["fault"] },
-    { "required": ["heal"] }, { "required": ["schedule"] }
+    { "required": ["heal"] }, { "required": ["schedule"] }, { "required": ["deployer"] },
+    { "required": ["checkpoint"] }, { "required": ["restore"] }
 ]))]
 pub struct StepDocument {
     /// Unique within the lane; made from the action when left out.
@@ -359,7 +385,8 @@ pub struct StepDocument {
     pub on: Option<Spanned<Vec<Spanned<String>>>>,
     /// Bound on the step, stretched for a slow accelerator. In an `expect` step, the bound of each expectation that has
     /// none of its own. When left out: 60s for each expectation, `exec`, `host`, `copy`, `power`, `fault` and `heal`, 30s
-    /// for `http` and `tcp`, 2m for `reboot`, 5m for `script`; `parallel` takes the longest of its steps.
+    /// for `http` and `tcp`, 2m for `reboot`,
+    /// `checkpoint` and `restore`, 5m for `script`; `parallel` takes the longest of its steps.
     #[serde(default)]
     pub within: Option<Spanned<Span>>,
     /// Makes the step a named check that decides.
@@ -398,6 +425,12 @@ pub struct StepDocument {
     /// `true`: an orderly reboot from inside; done when the machine's next epoch answers.
     #[serde(default)]
     pub reboot: Option<Spanned<bool>>,
+    /// Save the machines as they are, all at the same moment, under this name.
+    #[serde(default)]
+    pub checkpoint: Option<Spanned<String>>,
+    /// Let the machines go back to where they were when the checkpoint of this name was made.
+    #[serde(default)]
+    pub restore: Option<Spanned<String>>,
     /// Let this much time pass while the failure patterns watch. Never stretched.
     #[serde(default)]
     pub hold: Option<Spanned<Span>>,

@@ -14,7 +14,7 @@ pub mod registry;
 mod state;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 
@@ -34,6 +34,10 @@ pub enum FirstBoot {
     Disk,
     /// The medium, whatever the disks hold.
     Medium,
+    /// Nothing: the guest goes on as a fork of a checkpoint, which knows nothing of its cards and data disks.
+    Forked,
+    /// Nothing: the guest goes on where it was saved, with all that it had.
+    Restored,
 }
 
 /// One host under test, started.
@@ -52,6 +56,13 @@ pub trait Machine: Send + Sync {
 
     /// Switches a machine that is off on again, on the disks it has.
     fn power_on(&self, first: FirstBoot) -> BoxFuture<'_, Result<()>>;
+
+    /// Saves memory, devices and disks into an empty folder. The guest is paused before (whoever saves several of them
+    /// pauses all first), and stays so.
+    fn save(&self, folder: PathBuf) -> BoxFuture<'_, Result<()>>;
+
+    /// Goes back to what was saved in that folder; the guest runs on from there.
+    fn restore<'a>(&'a self, folder: &'a Path, origin: &'a str) -> BoxFuture<'a, Result<()>>;
 
     /// Stops the guest's processors and clocks, or lets them go on.
     fn pause(&self, paused: bool) -> BoxFuture<'_, Result<()>>;

@@ -92,6 +92,14 @@ impl Machine for RecorderMachine {
         self.cannot("it is a recording")
     }
 
+    fn save(&self, _: std::path::PathBuf) -> BoxFuture<'_, Result<()>> {
+        self.cannot("there is nothing to save")
+    }
+
+    fn restore<'a>(&'a self, _: &'a Path, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.cannot("it cannot be restored")
+    }
+
     fn slow_disk<'a>(&'a self, _: &'a str, _: Option<u64>) -> BoxFuture<'a, Result<()>> {
         self.cannot("it is a recording")
     }

@@ -57,6 +57,8 @@ pub fn action_text(action: &Action) -> String {
         Action::CopyOut { from, to } => format!("copy guest:{from} to {}", to.display()),
         Action::Power { action } => format!("power {action}"),
         Action::Reboot {} => "reboot".into(),
+        Action::Checkpoint { name } => format!("checkpoint {name}"),
+        Action::Restore { name } => format!("restore {name}"),
         Action::Hold { duration } => format!("hold {duration}"),
         Action::Fault { fault } => format!("fault: {fault}{}", link_ends(fault)),
         Action::Heal { faults } if faults.is_empty() => "heal all faults".into(),

@@ -51,6 +51,8 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
         shares: Vec::new(),
         console: ConsoleDevice::Serial,
         relay: PathBuf::new(),
+        pluggable: false,
+        memory_file: None,
     };
     let place = ProcessPlace {
         runtime: folders.runtime().into(),

@@ -86,6 +86,25 @@ pub fn describe(kind: &Kind) -> String {
         Kind::MachineStarted { pid, firmware, command_line_file: _ } => {
             format!("started with {firmware}, process {pid}")
         }
+        Kind::CheckpointReady { image, made_now: true, duration_ms, .. } => {
+            format!("checkpoint of {image} made in {}", text::duration(*duration_ms))
+        }
+        Kind::CheckpointReady { image, made, .. } => format!("checkpoint of {image} ready (made {made})"),
+        Kind::CheckpointUnavailable { reason } => format!("it boots, since there is no checkpoint: {reason}"),
+        Kind::MachineForked { made, machine_id, .. } => {
+            format!("forked from the checkpoint of {made}, machine id {machine_id}")
+        }
+        Kind::CheckpointSaved { name, machines, bytes, frames_dropped, paused_ms } => {
+            let frames = match frames_dropped {
+                0 => String::new(),
+                count => format!("; {} between them not saved", text::count(*count, "frame")),
+            };
+            let (machines, bytes) = (machines.join(", "), text::bytes(*bytes));
+            format!("checkpoint {name} of {machines} saved, {bytes}, paused for {}{frames}", text::duration(*paused_ms))
+        }
+        Kind::CheckpointRestored { name, machines, duration_ms } => {
+            format!("{} back at checkpoint {name} after {}", machines.join(", "), text::duration(*duration_ms))
+        }
         Kind::EpochBegan { origin } => format!("new epoch: {origin}"),
         Kind::ChannelReady { agent_version, boot_id: _ } => format!("the agent answers (version {agent_version})"),
         Kind::ChannelLost { reason } => format!("the channel to the agent is lost: {reason}"),

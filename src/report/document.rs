@@ -104,6 +104,13 @@ fn facts(result: &RunResult) -> Vec<(&'static str, Cell)> {
     if let Some(started) = &result.started_at {
         add("Started", Cell::Text(started.clone()));
     }
+    if !result.publishable {
+        let machines = result.boots_unseen.join(", ");
+        add(
+            "Publishable",
+            Cell::Text(format!("no: the run has not seen these boot, they began from a checkpoint: {machines}")),
+        );
+    }
     if let Some(score) = result.score {
         let minimum = result.minimum_score.map(|minimum| format!(", at least {minimum}%")).unwrap_or_default();
         add("Score", Cell::Text(format!("{}% ({} of {}{minimum})", score.percent, score.earned, score.possible)));

@@ -148,6 +148,11 @@ fn importance(kind: &Kind, severity: Severity) -> Importance {
             Kind::RunStarted { .. }
             | Kind::AcceleratorChosen { .. }
             | Kind::ImageReady { .. }
+            | Kind::CheckpointReady { .. }
+            | Kind::CheckpointUnavailable { .. }
+            | Kind::CheckpointSaved { .. }
+            | Kind::CheckpointRestored { .. }
+            | Kind::MachineForked { .. }
             | Kind::MachineStarted { .. }
             | Kind::EpochBegan { .. }
             | Kind::FailurePatternSeen { .. }

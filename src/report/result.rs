@@ -27,6 +27,12 @@ pub struct RunResult {
     pub exit_code: u8,
     /// Why the verdict is what it is, in one line.
     pub reason: String,
+    /// Whether the proof stands for itself. It does not where a machine began from a checkpoint: the run has not seen it boot.
+    #[serde(default)]
+    pub publishable: bool,
+    /// The machines whose first boot the run has not seen.
+    #[serde(default)]
+    pub boots_unseen: Vec<String>,
     /// Name of the run, which is that of its proof root's directory; `None` where the log does not say.
     pub run: Option<String>,
     pub lane: Option<String>,
@@ -334,6 +340,8 @@ impl RunResult {
             verdict: decision.verdict,
             exit_code: decision.verdict.exit_code(),
             reason: decision.reason,
+            publishable: !view.machines.values().any(|machine| machine.forked),
+            boots_unseen: forked(view),
             run: run.map(|run| run.run.clone()),
             lane: run.map(|run| run.lane.clone()),
             profile: run.and_then(|run| run.profile.clone()),
@@ -533,6 +541,10 @@ fn step(step: &StepView) -> StepResult {
             .collect(),
         failure: step.failure.clone(),
     }
+}
+
+fn forked(view: &View) -> Vec<String> {
+    view.machines.iter().filter(|(_, machine)| machine.forked).map(|(name, _)| name.clone()).collect()
 }
 
 fn machine(machine: &MachineView) -> MachineResult {

@@ -29,6 +29,8 @@ pub fn action_name(action: &Action) -> &'static str {
         Action::CopyOut { .. } => "copy-out",
         Action::Power { .. } => "power",
         Action::Reboot {} => "reboot",
+        Action::Checkpoint { .. } => "checkpoint",
+        Action::Restore { .. } => "restore",
         Action::Hold { .. } => "hold",
         Action::Script { .. } => "script",
         Action::Parallel { .. } => "parallel",

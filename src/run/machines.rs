@@ -8,22 +8,27 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::boot_data;
 use super::networks::Networks;
 use super::steps::RunningMachine;
+use super::{boot_data, identity};
+use crate::checkpoint::{CONSOLES, Checkpoint, MEMORY};
 use crate::error::{Context, Error, Result};
 use crate::event::Reporter;
-use crate::image::{BaseDisk, Boot, BuiltImage};
+use crate::image::{Boot, BuiltImage};
 use crate::lane::model::{Backend, Firmware, HOST, Lane, Machine as MachineDefinition, NetworkBoot};
 use crate::machine::qemu::{
-    self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, Identity, ProcessPlace, QemuDefinition, QemuMachine,
-    QemuSetup, WriteLog,
+    self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, Fork, Identity, MemoryFile, ProcessPlace,
+    QemuDefinition, QemuMachine, QemuSetup, WriteLog,
 };
 use crate::machine::registry::{self, MachineRecord, RECORD_VERSION};
 use crate::machine::{Machine, MachineState, RecorderMachine, RunFolders};
 use crate::marker::CompiledRules;
 use crate::plan::model::Accelerator;
 use crate::secret::Secrets;
+
+/// What a machine writes to the image's disk, and its firmware to its store.
+const ROOT_OVERLAY: &str = "root.qcow2";
+const UEFI_VARIABLES: &str = "uefi-variables.fd";
 
 /// Where a run's machines live.
 pub struct Surroundings<'a> {
@@ -35,11 +40,17 @@ pub struct Surroundings<'a> {
     /// The proof root, or what stands for it.
     pub evidence: &'a Path,
     pub accelerator: Accelerator,
+    /// Deadlines are stretched by this.
+    pub factor: f64,
     pub reporter: &'a Reporter,
     pub networks: &'a Networks,
     pub secrets: &'a Secrets,
     /// Where machines fetch the CA of the run's deployer from, with its pin; `None` where it serves no HTTPS.
     pub ca_url: Option<String>,
+    /// What machines begin from that do not boot, by the machines' names.
+    pub checkpoints: &'a BTreeMap<String, Arc<Checkpoint>>,
+    /// A checkpoint is made of the machine: the file that its memory is.
+    pub making: Option<&'a Path>,
 }
 
 impl Surroundings<'_> {
@@ -53,6 +64,9 @@ impl Surroundings<'_> {
         wanted.then(|| format!("bootproof.ca_cert_url={url}"))
     }
 }
+
+/// Where the kernel was told something by QEMU: what that was, in the machine's folder of the proof.
+pub const KERNEL_COMMAND_LINE: &str = "kernel-command-line.txt";
 
 /// Starts them all. When one cannot be started the others are ended again.
 pub async fn start(
@@ -144,20 +158,47 @@ async fn start_one(
                 runtime,
                 evidence,
             };
-            let definition = define(surroundings, name, definition, image, (&scratch, &place.runtime)).await?;
-            let program = qemu::program();
-            QemuMachine::start(QemuSetup {
-                program,
-                definition,
+            let checkpoint = surroundings.checkpoints.get(name);
+            let defined =
+                define(surroundings, name, definition, (image, checkpoint), (&scratch, &place.runtime)).await?;
+            if let Some(line) = defined.command_line() {
+                let path = place.evidence.join(KERNEL_COMMAND_LINE);
+                std::fs::write(&path, line)
+                    .map_err(|error| Error::storage(error, format!("failed to write `{}`", path.display())))?;
+            }
+            let machine = QemuMachine::start(QemuSetup {
+                program: qemu::program(),
+                definition: defined.clone(),
                 place,
                 rules,
                 console_limit: limit,
                 state: state.clone(),
+                fork: checkpoint.map(|checkpoint| fork(checkpoint)),
             })
-            .await?
+            .await?;
+            let running = RunningMachine { state: state.clone(), machine: machine.clone() };
+            if let Some(checkpoint) = checkpoint {
+                let ready = surroundings.lane.images.get(&definition.image).and_then(|image| image.ready.clone());
+                let ready = ready.unwrap_or_default();
+                let factor = surroundings.factor;
+                let given = identity::give(surroundings.run, &running, &defined, checkpoint, &ready, factor).await;
+                if let Err(error) = given {
+                    let _ = machine.end().await;
+                    return Err(error);
+                }
+            }
+            machine
         }
     };
     Ok(RunningMachine { state, machine })
+}
+
+fn fork(checkpoint: &Checkpoint) -> Fork {
+    Fork {
+        state: checkpoint.folder.join(qemu::STATE),
+        digest: checkpoint.digest.clone(),
+        consoles: CONSOLES.iter().filter_map(|console| checkpoint.file(console)).collect(),
+    }
 }
 
 /// Where a kept machine's console goes once its run's proof is sealed.
@@ -169,12 +210,16 @@ async fn define(
     surroundings: &Surroundings<'_>,
     name: &str,
     machine: &MachineDefinition,
-    image: &BuiltImage,
+    (image, checkpoint): (&BuiltImage, Option<&Arc<Checkpoint>>),
     (scratch, runtime): (&Path, &Path),
 ) -> Result<QemuDefinition> {
     let mut disks = Vec::new();
     if let Some(base) = &image.disk {
-        disks.push(overlay(base, &scratch.join("root.qcow2")).await?);
+        match checkpoint.and_then(|checkpoint| checkpoint.file(ROOT_OVERLAY)) {
+            // What the boot has written is there already.
+            Some(path) => disks.push(overlay("qcow2", &path, &scratch.join(ROOT_OVERLAY)).await?),
+            None => disks.push(overlay(base.format.as_str(), &base.path, &scratch.join(ROOT_OVERLAY)).await?),
+        }
     }
     for disk in &machine.disks {
         let path = scratch.join(format!("{}.raw", disk.name));
@@ -223,7 +268,13 @@ async fn define(
     }
     let uefi = match machine.firmware {
         Firmware::Bios => None,
-        Firmware::Uefi => Some(own_firmware(scratch)?),
+        Firmware::Uefi => Some(own_firmware(scratch, checkpoint.and_then(|saved| saved.file(UEFI_VARIABLES)))?),
+    };
+    let making = surroundings.making;
+    let memory_file = match (making, checkpoint) {
+        (Some(path), _) => Some(MemoryFile { path: path.into(), shared: true }),
+        (None, Some(checkpoint)) => Some(MemoryFile { path: checkpoint.folder.join(MEMORY), shared: false }),
+        (None, None) => None,
     };
     let serial = machine.serial.clone().unwrap_or_else(|| name.into());
     let mut identity = Identity { serial, uuid: uuid(surroundings.run, name), ..Identity::default() };
@@ -244,7 +295,9 @@ async fn define(
         }
         Boot::Kernel { kernel, uncompressed_kernel, initramfs, parameters } => {
             let mut all = parameters.clone();
-            all.extend(own_parameters(surroundings.lane, name));
+            // A machine that is saved is nobody yet.
+            let own = if making.is_some() { None } else { Some(name) };
+            all.extend(own_parameters(surroundings.lane, own));
             all.extend(network_parameters(surroundings.lane, machine));
             all.extend(machine.kernel_parameters.iter().cloned());
             all.extend(surroundings.ca_parameter(machine));
@@ -270,12 +323,14 @@ async fn define(
         console: machine.console,
         shares,
         relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
+        pluggable: making.is_some() || !machine.start.is_boot(),
+        memory_file,
     })
 }
 
 /// What every agent of ours is told.
-fn own_parameters(lane: &Lane, name: &str) -> Vec<String> {
-    let mut parameters = vec![format!("bootproof.node={name}")];
+fn own_parameters(lane: &Lane, name: Option<&str>) -> Vec<String> {
+    let mut parameters: Vec<String> = name.iter().map(|name| format!("bootproof.node={name}")).collect();
     let prefix = &lane.markers.prefix;
     if prefix != crate::lane::model::DEFAULT_MARKER_PREFIX {
         parameters.push(format!("bootproof.marker_prefix={prefix}"));
@@ -286,7 +341,7 @@ fn own_parameters(lane: &Lane, name: &str) -> Vec<String> {
 /// What a medium's boot loader or the network's hands on. A network that gives addresses by DHCP is left to give them, as
 /// elsewhere.
 fn medium_parameters(lane: &Lane, name: &str, machine: &MachineDefinition) -> Vec<String> {
-    let mut parameters = own_parameters(lane, name);
+    let mut parameters = own_parameters(lane, Some(name));
     let given = |network: &String| lane.networks.get(network).is_some_and(|network| network.dhcp);
     if !machine.networks.keys().any(given) {
         parameters.extend(network_parameters(lane, machine));
@@ -296,7 +351,7 @@ fn medium_parameters(lane: &Lane, name: &str, machine: &MachineDefinition) -> Ve
 }
 
 /// A number of the machine's own, in the form of a UUID: the same whenever it is switched on within a run.
-fn uuid(run: &str, machine: &str) -> String {
+pub fn uuid(run: &str, machine: &str) -> String {
     let digest = Sha256::digest(format!("{run}/{machine}"));
     let mut hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     // Version 8 (of one's own making), and the variant that all versions have.
@@ -324,10 +379,10 @@ fn network_parameters(lane: &Lane, machine: &MachineDefinition) -> Vec<String> {
 }
 
 /// A machine writes to its own overlay; the image is never changed.
-async fn overlay(base: &BaseDisk, path: &Path) -> Result<AttachedDisk> {
+async fn overlay(format: &str, base: &Path, path: &Path) -> Result<AttachedDisk> {
     let output = tokio::process::Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2", "-F", base.format.as_str(), "-b"])
-        .arg(&base.path)
+        .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
+        .arg(base)
         .arg(path)
         .stdin(Stdio::null())
         .output()
@@ -335,18 +390,20 @@ async fn overlay(base: &BaseDisk, path: &Path) -> Result<AttachedDisk> {
         .infrastructure(|| "failed to run `qemu-img`".into())?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::infrastructure(format!("failed to create an overlay on `{}`", base.path.display()))
-            .with_source(said));
+        return Err(
+            Error::infrastructure(format!("failed to create an overlay on `{}`", base.display())).with_source(said)
+        );
     }
     Ok(AttachedDisk { serial: "root".into(), path: path.into(), format: "qcow2".into(), server: None, log: None })
 }
 
 /// The host's firmware with a variable store of the machine's own.
-fn own_firmware(scratch: &Path) -> Result<(PathBuf, PathBuf)> {
+fn own_firmware(scratch: &Path, saved: Option<PathBuf>) -> Result<(PathBuf, PathBuf)> {
     let (code, template) = qemu::firmware::uefi().ok_or_else(|| {
         Error::blocked("no OVMF firmware was found").hint("install it (Debian and Ubuntu: `apt-get install ovmf`)")
     })?;
-    let variables = scratch.join("uefi-variables.fd");
+    let variables = scratch.join(UEFI_VARIABLES);
+    let template = saved.unwrap_or(template);
     std::fs::copy(&template, &variables)
         .map_err(|error| Error::storage(error, format!("failed to copy `{}`", template.display())))?;
     Ok((code, variables))

@@ -7,6 +7,7 @@
 
 mod artifacts;
 mod boot_data;
+mod checkpoints;
 mod deployer;
 mod deployer_account;
 mod dispatcher;
@@ -14,6 +15,7 @@ mod environment;
 mod executor;
 mod faults;
 mod host_command;
+mod identity;
 pub mod machines;
 mod netboot;
 mod networks;
@@ -22,6 +24,7 @@ mod session;
 mod signals;
 mod steps;
 
+pub use checkpoints::Checkpoints;
 pub use networks::Networks;
 pub use session::{RunOptions, RunOutcome, run};
 pub use signals::SignalWatch;

@@ -114,6 +114,11 @@ impl Networks {
         self.proxy.as_ref().map(Proxy::url)
     }
 
+    /// How many frames wait on links of all networks at present.
+    pub fn frames_in_flight(&self) -> u64 {
+        self.switches.values().filter_map(|joined| joined.switch.waiting().ok()).map(|waiting| waiting as u64).sum()
+    }
+
     /// Where a machine's card connects to: short, since unix socket paths end at 108 bytes.
     pub fn socket(&self, network: &str, machine: &str) -> PathBuf {
         let number = self.ports.get(&(network.to_owned(), machine.to_owned())).copied().unwrap_or_default();

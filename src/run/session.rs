@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoints::Checkpoints;
 use super::deployer::RunDeployer;
 use super::dispatcher::{Dispatcher, Observer};
 use super::faults::Faults;
@@ -15,6 +16,7 @@ use super::networks::Networks;
 use super::signals::SignalWatch;
 use super::steps::{RunningMachine, StepContext};
 use super::{environment, executor, netboot};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Finding, Kind, LOG_VERSION, Reporter, Verdict};
 use crate::image::{BuiltImage, ImageProgress, ImageRequest, ImageStore};
@@ -177,12 +179,22 @@ impl Session<'_> {
         if self.cancel.is_cancelled() {
             return Ok(());
         }
+        let checkpoints = self.prepare_checkpoints(&images, &chosen, qemu_version.as_deref()).await?;
+        if self.cancel.is_cancelled() {
+            return Ok(());
+        }
         self.facts.started = true;
-        self.drive(&images, &chosen, secrets).await
+        self.drive(&images, &checkpoints, &chosen, secrets).await
     }
 
     /// Starts the machines, runs the steps, ends (or keeps) the machines.
-    async fn drive(&mut self, images: &BTreeMap<String, BuiltImage>, chosen: &Chosen, secrets: Secrets) -> Result<()> {
+    async fn drive(
+        &mut self,
+        images: &BTreeMap<String, BuiltImage>,
+        checkpoints: &BTreeMap<String, Arc<Checkpoint>>,
+        chosen: &Chosen,
+        secrets: Secrets,
+    ) -> Result<()> {
         let plan = &self.options.plan;
         let folders = RunFolders::create(&self.options.work_root, self.root.run())?;
         let networks = match Networks::start(&plan.lane, folders.runtime(), self.root.path(), self.reporter) {
@@ -210,6 +222,9 @@ impl Session<'_> {
             networks: &networks,
             secrets: &secrets,
             ca_url: deployer.as_ref().and_then(RunDeployer::ca_url),
+            factor: chosen.factor,
+            checkpoints,
+            making: None,
         };
         let machines = match machines::start(&surroundings, &folders, images).await {
             Ok(machines) => machines,
@@ -229,6 +244,7 @@ impl Session<'_> {
             factor: chosen.factor,
             faults: Faults::new(networks),
             deployer,
+            checkpoints: folders.scratch().join(".checkpoints"),
         };
         let deadline = plan.lane.deadline.scaled(chosen.factor).duration();
         executor::execute(&context, &plan.lane.steps, deadline, self.cancel).await;
@@ -331,6 +347,28 @@ impl Session<'_> {
             if choice.fell_back { self.reporter.warning(None, kind) } else { self.reporter.info(None, kind) }
         }
         Ok(Chosen { mode: choice.mode, factor, detail: choice.detail })
+    }
+
+    /// What machines begin from that do not boot.
+    async fn prepare_checkpoints(
+        &self,
+        images: &BTreeMap<String, BuiltImage>,
+        chosen: &Chosen,
+        qemu_version: Option<&str>,
+    ) -> Result<BTreeMap<String, Arc<Checkpoint>>> {
+        let checkpoints = Checkpoints {
+            work_root: &self.options.work_root,
+            project_root: &self.options.project_root,
+            lane: &self.options.plan.lane,
+            images,
+            accelerator: chosen.mode,
+            factor: chosen.factor,
+            qemu_version: qemu_version.unwrap_or_default(),
+            evidence: self.root.path(),
+            progress: self.progress,
+            cancel: self.cancel,
+        };
+        checkpoints.prepare(self.reporter).await
     }
 
     fn image_request(&self, name: &str) -> Option<ImageRequest> {

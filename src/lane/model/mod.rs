@@ -3,6 +3,7 @@
 //! This is the form that is persisted (`lane.json`, inside `plan.json`): every step carries its `kind`, every default is
 //! filled in. A lane *file* may be terser; `document` reads that and produces this.
 
+mod checkpoint;
 mod deployer;
 mod fault;
 mod nix_image;
@@ -11,6 +12,7 @@ mod topology;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use checkpoint::{Ready, Start};
 pub use deployer::{DeployerAction, LaneDeployer};
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};
 pub use nix_image::NixImage;
@@ -156,6 +158,9 @@ pub struct Image {
     pub disk: Option<DiskImage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iso: Option<IsoImage>,
+    /// For machines that begin as forks of its checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Ready>,
 }
 
 /// A kernel, and an initramfs with the agent as init.
@@ -296,6 +301,8 @@ pub struct Machine {
     pub clock: Option<Shift>,
     /// For the recorder: the stream to play; `-` is standard input.
     pub recording: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Start::is_boot")]
+    pub start: Start,
 }
 
 impl Default for Machine {
@@ -316,6 +323,7 @@ impl Default for Machine {
             serial: None,
             clock: None,
             recording: None,
+            start: Start::Boot,
         }
     }
 }
@@ -492,6 +500,14 @@ pub enum Action {
     /// Speak with the lane's deployer, or wait for what machines tell it.
     Deployer {
         action: DeployerAction,
+    },
+    /// Save the machines as they are now, all at the same moment, under a name.
+    Checkpoint {
+        name: String,
+    },
+    /// Let the machines go back to where they were when a checkpoint of that name was made.
+    Restore {
+        name: String,
     },
     /// Let time pass while the failure patterns watch. Not scaled.
     Hold {

@@ -67,6 +67,7 @@ impl Checker<'_> {
                 sha512: disk.sha512.as_ref().map(|sha512| self.sha512(sha512)),
             }),
             iso: image.iso.as_ref().and_then(|iso| self.iso(iso)),
+            ready: self.ready(image),
         }
     }
 
@@ -307,8 +308,10 @@ impl Checker<'_> {
             ),
             _ => {}
         }
+        let start = self.start(machine, images);
         Machine {
             backend: machine.backend,
+            start,
             image: machine.image.as_ref().map_or(defaults.image, |image| image.value.clone()),
             cpus: machine.cpus.as_ref().map_or(defaults.cpus, |cpus| cpus.value),
             memory: machine.memory.as_ref().map_or(defaults.memory, |memory| memory.value),

@@ -23,10 +23,11 @@ pub(super) mod default_bound {
     pub const FAULT: Span = Span::from_secs(60);
     pub const REQUEST: Span = Span::from_secs(30);
     pub const REBOOT: Span = Span::from_secs(120);
+    pub const CHECKPOINT: Span = Span::from_secs(120);
     pub const SCRIPT: Span = Span::from_secs(300);
 }
 
-const ACTIONS: &str = "`expect`, `exec`, `host`, `http`, `tcp`, `copy`, `power`, `reboot`, `hold`, `fault`, `heal`, `schedule`, `deployer`, `script` or `parallel`";
+const ACTIONS: &str = "`expect`, `exec`, `host`, `http`, `tcp`, `copy`, `power`, `reboot`, `checkpoint`, `restore`, `hold`, `fault`, `heal`, `schedule`, `deployer`, `script` or `parallel`";
 
 /// Names that are taken, with where the file gave them.
 #[derive(Default)]
@@ -51,11 +52,13 @@ impl Checker<'_> {
         for step in &document.steps {
             self.given_names(step, &mut names);
         }
-        document
+        let steps: Vec<Step> = document
             .steps
             .iter()
             .map(|step| self.entry(&step.place, |checker| checker.step(step, targets, &mut names, false)))
-            .collect()
+            .collect();
+        self.checkpoints(&document.steps, &steps);
+        steps
     }
 
     fn given_names(&mut self, step: &StepDocument, names: &mut Names) {
@@ -195,6 +198,15 @@ impl Checker<'_> {
             };
             return (Action::Power { action: power.value }, bound.unwrap_or(default_bound::POWER), name.into());
         }
+        if let Some(name) = &step.checkpoint {
+            self.plain_name(name, "a checkpoint's name");
+            let action = Action::Checkpoint { name: name.value.clone() };
+            return (action, bound.unwrap_or(default_bound::CHECKPOINT), format!("checkpoint-{}", name.value));
+        }
+        if let Some(name) = &step.restore {
+            let action = Action::Restore { name: name.value.clone() };
+            return (action, bound.unwrap_or(default_bound::CHECKPOINT), format!("restore-{}", name.value));
+        }
         if let Some(hold) = &step.hold {
             self.not_zero(hold);
             if let Some(within) = &step.within {
@@ -320,6 +332,8 @@ impl Checker<'_> {
                 | Action::CopyProgram { .. }
                 | Action::CopyOut { .. }
                 | Action::Reboot {}
+                | Action::Checkpoint { .. }
+                | Action::Restore { .. }
         );
         let recorder =
             on.iter().find(|name| machines.get(*name).is_some_and(|machine| machine.backend == Backend::Recorder));
@@ -427,6 +441,8 @@ fn given_actions(step: &StepDocument) -> Vec<(&'static str, &Place)> {
         given("copy", &step.copy),
         given("power", &step.power),
         given("reboot", &step.reboot),
+        given("checkpoint", &step.checkpoint),
+        given("restore", &step.restore),
         given("hold", &step.hold),
         given("script", &step.script),
         given("parallel", &step.parallel),

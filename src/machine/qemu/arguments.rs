@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
 
 use super::disk_server::DiskServer;
+use super::plug::{self, Plug};
 use super::write_log::{WriteLog, log_options};
 use crate::lane::model::{ConsoleDevice, Firmware, Network};
 use crate::lane::units::{Shift, Size};
@@ -38,6 +40,18 @@ pub struct QemuDefinition {
     pub shares: Vec<(String, PathBuf)>,
     /// A program that carries one guest connection to a service on the host (`program relay ADDRESS`).
     pub relay: PathBuf,
+    /// Cards and data disks sit behind ports of their own, so that they can be plugged in while the guest runs.
+    pub pluggable: bool,
+    /// The guest's memory where it is a file: while a checkpoint is made of it, and after it was forked from one.
+    pub memory_file: Option<MemoryFile>,
+}
+
+/// A file that is the guest's memory.
+#[derive(Clone, Debug)]
+pub struct MemoryFile {
+    pub path: PathBuf,
+    /// What the guest writes goes into the file. Otherwise it stays the guest's own, and the file as it is.
+    pub shared: bool,
 }
 
 /// What the machine finds of itself in its firmware's tables; nothing where the serial number is empty.
@@ -117,7 +131,9 @@ impl QemuDefinition {
         // Without a screen of its own a BIOS writes to the serial port: what became of booting from the network is told there.
         let to_serial = self.boots_from_network() && self.uefi.is_none();
         let graphics = if to_serial { ",graphics=off" } else { "" };
-        arguments.pair("-machine", &format!("q35,usb=off,vmport=off,dump-guest-core=off{graphics}"));
+        let options = format!("q35,usb=off,vmport=off,dump-guest-core=off,memory-backend=ram{graphics}");
+        arguments.pair("-machine", &options);
+        self.push_memory(&mut arguments, first);
         match self.accelerator {
             Accelerator::Kvm => {
                 arguments.pair("-accel", "kvm");
@@ -144,16 +160,22 @@ impl QemuDefinition {
             arguments.pair("-blockdev", &medium);
             arguments.pair("-device", &format!("ide-cd,id=medium,bus=ide.0,drive=medium,bootindex={medium_index}"));
         }
-        for (index, disk) in self.disks.iter().enumerate() {
-            self.push_disk(&mut arguments, index, disk);
+        for port in 0..self.ports() {
+            arguments.pair("-device", &port_options(port));
         }
-        self.push_network(&mut arguments);
-        for (index, link) in self.links.iter().enumerate() {
-            let socket = escape(&link.socket);
-            arguments.pair("-netdev", &format!("stream,id=link{index},server=off,addr.type=unix,addr.path={socket}"));
-            // QEMU's own option ROM for the card is iPXE, for BIOS and UEFI in one.
-            let boot = link.boot_index.map_or_else(|| "romfile=".into(), |index| format!("bootindex={index}"));
-            arguments.pair("-device", &format!("virtio-net-pci,netdev=link{index},mac={},{boot}", link.mac));
+        // Of what can be plugged in a checkpoint knows nothing: that follows once the guest's memory is there.
+        let plugged = if first == FirstBoot::Forked { Plugged::Later } else { Plugged::FromTheStart };
+        for (index, disk) in self.disks.iter().enumerate() {
+            if plugged == Plugged::FromTheStart || !self.is_pluggable(disk) {
+                arguments.pair("-blockdev", &self.block_options(index, disk));
+                arguments.pair("-device", &self.disk_options(index, disk));
+            }
+        }
+        if plugged == Plugged::FromTheStart {
+            for card in self.cards() {
+                arguments.pair("-netdev", &card.backend);
+                arguments.pair("-device", &card.device);
+            }
         }
         for (index, (tag, folder)) in self.shares.iter().enumerate() {
             // Read-only whatever the guest tries, and no number of a file is there twice where file systems meet.
@@ -168,6 +190,26 @@ impl QemuDefinition {
 
     fn boots_from_network(&self) -> bool {
         self.links.iter().any(|link| link.boot_index.is_some())
+    }
+
+    /// What QEMU tells the kernel; `None` where a boot loader does.
+    pub fn command_line(&self) -> Option<String> {
+        self.direct_kernel.as_ref().map(|direct| self.kernel_command_line(&direct.parameters))
+    }
+
+    /// The MAC addresses of all cards, as the guest's kernel writes them.
+    pub fn macs(&self) -> Vec<String> {
+        let user = (!self.network.none).then(|| self.user_mac());
+        user.into_iter().chain(self.links.iter().map(|link| link.mac.to_ascii_lowercase())).collect()
+    }
+
+    /// Nobody else hears it; but a fork shall have nothing that another one has.
+    fn user_mac(&self) -> String {
+        if !self.pluggable {
+            return "52:54:00:12:34:56".into();
+        }
+        let digest = Sha256::digest(format!("{}/user", self.identity.uuid));
+        format!("52:54:00:{:02x}:{:02x}:{:02x}", digest[0], digest[1], digest[2])
     }
 
     /// The medium's place in the boot order after all disks.
@@ -230,7 +272,24 @@ impl QemuDefinition {
         arguments.pair("-device", "virtserialport,bus=channels.0,chardev=agent,name=bootproof.agent.0");
     }
 
-    fn push_disk(&self, arguments: &mut Arguments, index: usize, disk: &AttachedDisk) {
+    fn push_memory(&self, arguments: &mut Arguments, first: FirstBoot) {
+        let size = self.memory.bytes();
+        // The same name whatever it is made of: it stands in what is saved.
+        let object = match &self.memory_file {
+            Some(MemoryFile { path, shared }) if *shared || first == FirstBoot::Forked => {
+                let share = if *shared { "on" } else { "off" };
+                format!("memory-backend-file,id=ram,size={size},mem-path={},share={share}", escape(path))
+            }
+            _ => format!("memory-backend-ram,id=ram,size={size}"),
+        };
+        arguments.pair("-object", &object);
+        if matches!(first, FirstBoot::Forked | FirstBoot::Restored) {
+            arguments.pair("-incoming", "defer");
+        }
+    }
+
+    /// `-blockdev`'s: what the disk's content comes from.
+    fn block_options(&self, index: usize, disk: &AttachedDisk) -> String {
         let file = |at: &str| match &disk.server {
             None => format!("{at}.driver=file,{at}.filename={},{at}.discard=unmap", escape(&disk.path)),
             Some(server) => {
@@ -248,23 +307,84 @@ impl QemuDefinition {
                 )
             }
         };
-        arguments.pair("-blockdev", &format!("node-name=disk{index},discard=unmap,{content}"));
+        format!("node-name=disk{index},discard=unmap,{content}")
+    }
+
+    /// `-device`'s: what the guest sees of the disk.
+    fn disk_options(&self, index: usize, disk: &AttachedDisk) -> String {
         // Boot order is the firmware's affair; with a kernel given directly there is nothing to boot from.
         let boot = if self.direct_kernel.is_none() { format!(",bootindex={}", index + 2) } else { String::new() };
         // What fails is the guest's to deal with: the machine is never stopped for it.
         let errors = if disk.server.is_some() { ",werror=report,rerror=report" } else { "" };
-        let id = disk.device_id();
-        let serial = &disk.serial;
-        let device = format!("virtio-blk-pci,id={id},drive=disk{index},serial={serial}{errors}{boot}");
-        arguments.pair("-device", &device);
+        let (id, serial) = (disk.device_id(), &disk.serial);
+        let port = if self.is_pluggable(disk) { self.port_of_disk(index) } else { String::new() };
+        format!("virtio-blk-pci,id={id},drive=disk{index},serial={serial}{errors}{boot}{port}")
     }
 
-    fn push_network(&self, arguments: &mut Arguments) {
-        if self.network.none {
-            return;
+    fn is_pluggable(&self, disk: &AttachedDisk) -> bool {
+        self.pluggable && disk.serial != ROOT_DISK
+    }
+
+    fn port_of_disk(&self, index: usize) -> String {
+        let before = self.disks.iter().take(index).filter(|disk| self.is_pluggable(disk)).count();
+        format!(",bus=port{}", self.cards_count() + before)
+    }
+
+    fn cards_count(&self) -> usize {
+        usize::from(!self.network.none) + self.links.len()
+    }
+
+    fn ports(&self) -> usize {
+        if self.pluggable { PORTS } else { 0 }
+    }
+
+    /// How many cards and disks want a port.
+    pub fn ports_wanted(&self) -> usize {
+        self.cards_count() + self.disks.iter().filter(|disk| self.is_pluggable(disk)).count()
+    }
+
+    /// What is plugged into a guest that was forked from a checkpoint, as QMP takes it: backends before what uses them.
+    pub fn plugs(&self) -> Vec<Plug> {
+        let mut plugs = Vec::new();
+        for card in self.cards() {
+            plugs.push(plug::network(&card.backend));
+            plugs.push(plug::device(&card.device));
         }
+        for (index, disk) in self.disks.iter().enumerate().filter(|(_, disk)| self.is_pluggable(disk)) {
+            plugs.push(plug::disk(&self.block_options(index, disk)));
+            plugs.push(plug::device(&self.disk_options(index, disk)));
+        }
+        plugs
+    }
+
+    /// The network cards: first that of the user-mode network, then those in the lane's networks.
+    fn cards(&self) -> Vec<Card> {
+        let mut cards = Vec::new();
+        if !self.network.none {
+            // No option ROM: nothing boots from this network.
+            let (mac, port) = (self.user_mac(), self.port_of_card(0));
+            let device = format!("virtio-net-pci,id=card-user,netdev=user,mac={mac},romfile={port}");
+            cards.push(Card { backend: self.user_network(), device });
+        }
+        for (index, link) in self.links.iter().enumerate() {
+            let socket = escape(&link.socket);
+            let backend = format!("stream,id=link{index},server=off,addr.type=unix,addr.path={socket}");
+            let port = self.port_of_card(cards.len());
+            // QEMU's own option ROM for the card is iPXE, for BIOS and UEFI in one.
+            let boot = link.boot_index.map_or_else(|| "romfile=".into(), |index| format!("bootindex={index}"));
+            let device = format!("virtio-net-pci,id=card{index},netdev=link{index},mac={},{boot}{port}", link.mac);
+            cards.push(Card { backend, device });
+        }
+        cards
+    }
+
+    fn port_of_card(&self, number: usize) -> String {
+        if self.pluggable { format!(",bus=port{number}") } else { String::new() }
+    }
+
+    fn user_network(&self) -> String {
         let restrict = if self.network.internet { "off" } else { "on" };
-        let mut backend = format!("user,id=lan,ipv6=off,restrict={restrict}");
+        let mut backend = format!("user,id=user,ipv6=off,restrict={restrict}");
         for port in &self.network.forward {
             // QEMU picks the host's port, so that no two runs can want the same one.
             backend.push_str(&format!(",hostfwd=tcp:127.0.0.1:0-:{port}"));
@@ -273,9 +393,7 @@ impl QemuDefinition {
             let relay = self.relay.to_string_lossy().replace(',', ",,");
             backend.push_str(&format!(",guestfwd=tcp:{guest}-cmd:{relay} relay {host}"));
         }
-        arguments.pair("-netdev", &backend);
-        // No option ROM: nothing boots from this network.
-        arguments.pair("-device", "virtio-net-pci,netdev=lan,romfile=");
+        backend
     }
 }
 
@@ -285,6 +403,29 @@ pub fn console_parameters(console: ConsoleDevice) -> &'static str {
         ConsoleDevice::Serial => "console=ttyS0",
         ConsoleDevice::Virtio => "console=ttyS0 console=hvc0",
     }
+}
+
+/// The image's own disk, which a checkpoint has.
+const ROOT_DISK: &str = "root";
+/// Places for what is plugged in later.
+pub const PORTS: usize = 8;
+
+/// Whether cards and data disks are there from the start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plugged {
+    FromTheStart,
+    Later,
+}
+
+/// A network card: options of what it is connected to, and of the device.
+struct Card {
+    backend: String,
+    device: String,
+}
+
+/// Addresses that do not move with what else the machine has: they are saved with it.
+fn port_options(port: usize) -> String {
+    format!("pcie-root-port,id=port{port},chassis={},bus=pcie.0,addr={:#x}", port + 1, 0x10 + port)
 }
 
 struct Arguments(Vec<String>);
@@ -361,6 +502,8 @@ mod tests {
             console: ConsoleDevice::Serial,
             shares: vec![("store".into(), "/s,t".into())],
             relay: "/bin/bootproof".into(),
+            pluggable: false,
+            memory_file: None,
         }
     }
 

@@ -1,7 +1,8 @@
 //! A machine under QEMU, as a run drives it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,10 +11,12 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::arguments::{AttachedDisk, QemuDefinition};
-use super::process::{ProcessPlace, QemuProcess};
+use super::arguments::{AttachedDisk, PORTS, QemuDefinition};
+use super::process::{ProcessPlace, QemuProcess, explain};
+use super::saving::{self, Saving};
 use super::supervisor::{Order, Supervisor};
 use crate::channel::AgentChannel;
+use crate::console::{CaptureOptions, ConsoleReport, capture};
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity};
 use crate::lane::model::DiskOperations;
@@ -30,6 +33,18 @@ pub struct QemuSetup {
     /// Bound on what is recorded of each console, in bytes.
     pub console_limit: u64,
     pub state: Arc<MachineState>,
+    /// The machine begins as a fork instead of booting.
+    pub fork: Option<Fork>,
+}
+
+/// Where a machine begins that does not boot; its memory and its disks are in its definition.
+pub struct Fork {
+    /// What was saved of processors and devices.
+    pub state: PathBuf,
+    /// Of the checkpoint: `sha256:<hex>`.
+    pub digest: String,
+    /// What the boot that led there printed.
+    pub consoles: Vec<PathBuf>,
 }
 
 /// A machine under QEMU; off between a power cut and the next power-on.
@@ -64,11 +79,24 @@ impl QemuMachine {
             channel: std::sync::Mutex::new(None),
             cuts: AtomicU32::new(0),
         });
-        machine.switch_on("power-on", FirstBoot::Disk).await?;
+        match &machine.setup.fork {
+            None => machine.switch_on("power-on", FirstBoot::Disk, None).await?,
+            Some(Fork { state, digest, consoles: _ }) => {
+                let wanted = machine.setup.definition.ports_wanted();
+                if wanted > PORTS {
+                    let name = machine.setup.state.name();
+                    return Err(Error::usage(format!(
+                        "machine `{name}` has {wanted} network cards and disks, and a checkpoint has room for {PORTS}"
+                    )));
+                }
+                machine.switch_on(&format!("checkpoint:{digest}"), FirstBoot::Forked, Some(state)).await?;
+            }
+        }
         Ok(machine)
     }
 
-    async fn switch_on(&self, origin: &str, first: FirstBoot) -> Result<()> {
+    /// `state`: what was saved of the machine, where it begins in the middle.
+    async fn switch_on(&self, origin: &str, first: FirstBoot, state: Option<&Path>) -> Result<()> {
         let mut current = self.current.lock().await;
         // That it is off is told a moment before its supervisor has ended.
         if self.setup.state.off().is_some()
@@ -86,7 +114,23 @@ impl QemuMachine {
             log.prepare().await?;
         }
         let process = QemuProcess::start(&setup.program, &setup.definition, first, &setup.place).await?;
-        let QemuProcess { keeper, qmp, events, console, console_hvc0, agent } = process;
+        let QemuProcess { mut keeper, qmp, mut events, console, console_hvc0, agent } = process;
+        if let Some(state) = state {
+            let shared = first == FirstBoot::Forked;
+            let loaded = async {
+                saving::load(&qmp, &mut events, &setup.place.socket("state"), state, shared).await?;
+                let plugs = if shared { setup.definition.plugs() } else { Vec::new() };
+                for plug in plugs {
+                    qmp.plug(&plug).await?;
+                }
+                Ok(())
+            };
+            if let Err(error) = loaded.await {
+                keeper.kill().await;
+                keeper.exited().await;
+                return Err(explain(error, &setup.place.stderr()));
+            }
+        }
         consoles.attach(console, console_hvc0)?;
         agent.set_nonblocking(true).infrastructure(|| "failed to prepare the agent's socket".into())?;
         let agent =
@@ -94,6 +138,9 @@ impl QemuMachine {
         let (channel, channel_events) = AgentChannel::start(agent);
         *self.channel.lock().expect("nobody panics while holding the channel") = Some(channel.clone());
         setup.state.epoch_began(origin);
+        if first == FirstBoot::Forked {
+            self.recall().await?;
+        }
         let firmware = if setup.definition.uefi.is_some() { "uefi" } else { "bios" };
         let started = Kind::MachineStarted {
             pid: keeper.pid(),
@@ -110,7 +157,10 @@ impl QemuMachine {
             // Once: the order was read for this boot, and is read again at each reset. What was installed then boots.
             qmp.set_boot_index("medium", setup.definition.medium_last()).await?;
         }
-        qmp.resume().await?;
+        // Of several that were restored none goes on before all of them are there.
+        if first != FirstBoot::Restored {
+            qmp.resume().await?;
+        }
         let (orders, order_queue) = mpsc::unbounded_channel();
         let pid = keeper.pid();
         let supervisor = Supervisor {
@@ -125,6 +175,30 @@ impl QemuMachine {
             fallible: setup.definition.fallible_nodes(),
         };
         *current = Some(Current { pid, orders, forwards, supervisor: tokio::spawn(supervisor.run(keeper)) });
+        Ok(())
+    }
+
+    /// Takes in what the boot before the fork has printed, as if it were printed now; it is kept in a file of its own.
+    async fn recall(&self) -> Result<()> {
+        let setup = &self.setup;
+        for console in setup.fork.iter().flat_map(|fork| &fork.consoles) {
+            let name = format!("checkpoint-{}", file_name(console).display());
+            let options = CaptureOptions {
+                recording: setup.place.evidence.join(&name),
+                file: format!("machines/{}/{name}", setup.state.name()),
+                limit: setup.console_limit,
+                rules: setup.rules.clone(),
+            };
+            let failed = || format!("failed to read `{}`", console.display());
+            let file = std::fs::File::open(console).infrastructure(failed)?;
+            let state = setup.state.clone();
+            let played = capture(file, options, move |report| {
+                if let ConsoleReport::Finding(finding) = report {
+                    state.observe(finding);
+                }
+            })?;
+            tokio::task::spawn_blocking(move || drop(played.join())).await.infrastructure(failed)?;
+        }
         Ok(())
     }
 
@@ -157,6 +231,13 @@ impl QemuMachine {
             supervisor.await.infrastructure(|| format!("the supervisor of `{}` failed", self.setup.state.name()))?;
         }
         Ok(())
+    }
+
+    /// Files that the machine writes to.
+    fn own_files(&self) -> impl Iterator<Item = &Path> {
+        let definition = &self.setup.definition;
+        let variables = definition.uefi.as_ref().map(|(_, variables)| variables.as_path());
+        definition.disks.iter().map(|disk| disk.path.as_path()).chain(variables)
     }
 
     /// Ends the recording; the machine's sockets are free afterwards.
@@ -204,7 +285,47 @@ impl Machine for QemuMachine {
             let message = format!("machine `{}` has no medium to boot", self.setup.state.name());
             return async { Err(Error::usage(message).hint("its image has to be an `iso`")) }.boxed();
         }
-        self.switch_on("power-on", first).boxed()
+        self.switch_on("power-on", first, None).boxed()
+    }
+
+    fn save(&self, folder: PathBuf) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let definition = &self.setup.definition;
+            if let Some(disk) = definition.disks.iter().find(|disk| disk.server.is_some() || disk.log.is_some()) {
+                return Err(Error::usage(format!(
+                    "machine `{}` cannot be saved: nobody knows what the cache of its disk `{}` holds",
+                    self.setup.state.name(),
+                    disk.serial
+                ))
+                .hint("leave out the disk's `write_cache`, and the faults that it is to take part in"));
+            }
+            let request = |answer| {
+                let saving = Saving {
+                    socket: self.setup.place.socket("state"),
+                    state: folder.join(STATE),
+                    memory_is_shared: definition.memory_file.as_ref().is_some_and(|memory| memory.shared),
+                };
+                Order::Save(saving, answer)
+            };
+            self.order(request).await?;
+            // The guest is paused, and QEMU has written all that it had of the disks.
+            for file in self.own_files() {
+                copy_sparse(file, &folder.join(file_name(file))).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn restore<'a>(&'a self, folder: &'a Path, origin: &'a str) -> BoxFuture<'a, Result<()>> {
+        async move {
+            self.kill(|| Order::Replace).await?;
+            for file in self.own_files() {
+                copy_sparse(&folder.join(file_name(file)), file).await?;
+            }
+            self.switch_on(origin, FirstBoot::Restored, Some(&folder.join(STATE))).await
+        }
+        .boxed()
     }
 
     fn pause(&self, paused: bool) -> BoxFuture<'_, Result<()>> {
@@ -265,4 +386,27 @@ impl Machine for QemuMachine {
         }
         .boxed()
     }
+}
+
+/// What was saved of processors, devices and, unless that is a file of its own, memory.
+pub const STATE: &str = "state";
+
+fn file_name(path: &Path) -> &Path {
+    path.file_name().map_or(path, Path::new)
+}
+
+/// Shares the blocks where the file system can; holes stay holes.
+async fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let failed = || format!("failed to copy `{}` to `{}`", from.display(), to.display());
+    let output = tokio::process::Command::new("cp")
+        .args(["--reflink=auto", "--sparse=always", "--"])
+        .args([from, to])
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .infrastructure(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::infrastructure(failed()).with_source(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }

@@ -7,14 +7,18 @@ mod arguments;
 mod disk_server;
 pub mod firmware;
 mod machine;
+mod plug;
 mod process;
 mod qmp;
+mod saving;
 mod supervisor;
 mod write_log;
 
-pub use arguments::{AttachedDisk, AttachedLink, DirectKernel, Identity, QemuDefinition, console_parameters, render};
+pub use arguments::{
+    AttachedDisk, AttachedLink, DirectKernel, Identity, MemoryFile, PORTS, QemuDefinition, console_parameters, render,
+};
 pub use disk_server::{DiskServer, PROGRAM as DISK_SERVER};
-pub use machine::{QemuMachine, QemuSetup};
+pub use machine::{Fork, QemuMachine, QemuSetup, STATE};
 pub use process::{ProcessPlace, QemuProcess};
 pub use qmp::Qmp;
 pub use write_log::WriteLog;

@@ -134,7 +134,7 @@ fn server(disk: &AttachedDisk, place: &ProcessPlace) -> Option<ServerSpec> {
 }
 
 /// What QEMU itself said is the best explanation of why it went away.
-fn explain(error: Error, stderr: &Path) -> Error {
+pub fn explain(error: Error, stderr: &Path) -> Error {
     let said = fs::read_to_string(stderr).unwrap_or_default();
     let said: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
     match said.last() {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHal
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use super::plug::Plug;
 use crate::error::{Context, Error, Result};
 
 type Service = QapiService<QmpStreamTokio<WriteHalf<DuplexStream>>>;
@@ -114,12 +115,65 @@ impl Qmp {
         self.service.execute(command).await.map(drop).map_err(|error| failed("block_set_io_throttle", error))
     }
 
+    /// Prepares for saving or loading. `memory_is_shared`: the memory is a file already, and not saved a second time.
+    pub async fn prepare_migration(&self, memory_is_shared: bool) -> Result<()> {
+        let capability = |capability, state| qmp::MigrationCapabilityStatus { capability, state };
+        let command = qmp::migrate_set_capabilities {
+            capabilities: vec![
+                capability(qmp::MigrationCapability::events, true),
+                capability(qmp::MigrationCapability::x_ignore_shared, memory_is_shared),
+            ],
+        };
+        let answer = self.service.execute(command).await;
+        answer.map(drop).map_err(|error| failed("migrate-set-capabilities", error))
+    }
+
+    /// Begins to send the machine's state to whoever listens on that socket.
+    pub async fn migrate(&self, socket: &Path) -> Result<()> {
+        let uri = Some(format!("unix:{}", socket.display()));
+        let command = qmp::migrate { channels: None, detach: None, resume: None, uri };
+        self.service.execute(command).await.map(drop).map_err(|error| failed("migrate", error))
+    }
+
+    /// Begins to listen on that socket for a machine's state.
+    pub async fn migrate_incoming(&self, socket: &Path) -> Result<()> {
+        let uri = Some(format!("unix:{}", socket.display()));
+        let command = qmp::migrate_incoming { channels: None, exit_on_error: None, uri };
+        self.service.execute(command).await.map(drop).map_err(|error| failed("migrate-incoming", error))
+    }
+
+    /// Why saving or loading failed, in QEMU's words.
+    pub async fn migration_error(&self) -> Option<String> {
+        self.service.execute(qmp::query_migrate {}).await.ok()?.error_desc
+    }
+
+    /// Plugs something in.
+    pub async fn plug(&self, plug: &Plug) -> Result<()> {
+        let (what, answer) = match plug {
+            Plug::Network(options) => {
+                ("netdev_add", self.service.execute(read::<qmp::netdev_add>(options)?).await.map(drop))
+            }
+            Plug::Disk(options) => {
+                ("blockdev-add", self.service.execute(read::<qmp::blockdev_add>(options)?).await.map(drop))
+            }
+            Plug::Device(options) => {
+                ("device_add", self.service.execute(read::<qmp::device_add>(options)?).await.map(drop))
+            }
+        };
+        answer.map_err(|error| failed(what, error))
+    }
+
     /// The host ports that QEMU picked: (guest port, host port).
     pub async fn forwards(&self) -> Result<Vec<(u16, u16)>> {
         let command = qmp::human_monitor_command { command_line: "info usernet".into(), cpu_index: None };
         let table = self.service.execute(command).await.map_err(|error| failed("info usernet", error))?;
         Ok(parse_forwards(&table))
     }
+}
+
+/// As the crate has the command.
+fn read<C: serde::de::DeserializeOwned>(options: &serde_json::Value) -> Result<C> {
+    C::deserialize(options).infrastructure(|| format!("failed to put `{options}` as QMP has it"))
 }
 
 fn failed(command: &str, error: qapi::ExecuteError) -> Error {

@@ -7,8 +7,9 @@ use qapi::qmp::Event;
 use tokio::sync::{mpsc, oneshot};
 
 use super::qmp::Qmp;
+use super::saving::Saving;
 use crate::channel::{AgentChannel, ChannelEvent};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Kind, Severity, StopCause};
 use crate::machine::MachineState;
 use crate::machine::consoles::Consoles;
@@ -22,8 +23,12 @@ pub enum Order {
     Pause(bool, oneshot::Sender<Result<()>>),
     /// A device, and the bytes per second that it may move; 0 for no bound.
     Throttle(String, u64, oneshot::Sender<Result<()>>),
+    /// Save the state of the guest, which is paused.
+    Save(Saving, oneshot::Sender<Result<()>>),
     /// Cut the power: no word to the guest, nothing flushed.
     Cut,
+    /// End the guest: what was saved of it takes its place.
+    Replace,
     /// The run is over.
     End,
     /// Stop watching and give the keeper away: the machine is to be kept.
@@ -104,6 +109,13 @@ impl Supervisor {
                         let _ = to.send(keeper);
                         return;
                     }
+                    Some(Order::Save(saving, answer)) => {
+                        let saved = tokio::select! {
+                            saved = saving.save(&self.qmp, &mut self.events) => saved,
+                            _ = keeper.exited() => Err(Error::infrastructure("QEMU ended while the machine was saved")),
+                        };
+                        let _ = answer.send(saved);
+                    }
                     Some(order) => self.obey(order, &mut keeper, &mut ending).await,
                     // The machine object is gone without an end: the run was given up, and so is the machine.
                     None => {
@@ -141,11 +153,15 @@ impl Supervisor {
                 ending.wanted.get_or_insert((StopCause::Requested, "its power was cut"));
                 keeper.kill().await;
             }
+            Order::Replace => {
+                ending.wanted.get_or_insert((StopCause::Requested, "it goes back to a checkpoint"));
+                keeper.kill().await;
+            }
             Order::End => {
                 ending.wanted.get_or_insert((StopCause::RunEnded, "the run is over"));
                 keeper.kill().await;
             }
-            Order::HandOver(_) => unreachable!("handing over ends the loop before"),
+            Order::HandOver(_) | Order::Save(..) => unreachable!("the loop does these itself"),
         }
     }
 

@@ -94,6 +94,8 @@ pub struct MachineView {
     /// The newest epoch's number; 0 before the first.
     pub epoch: u32,
     pub epochs: Window<EpochView>,
+    /// It began as a fork of a checkpoint: its first boot was seen by whoever made that.
+    pub forked: bool,
     /// Marker lines, whether they counted or not.
     pub timeline: Window<MarkerView, TIMELINE_ENDS>,
     pub markers_counted: u64,

@@ -99,6 +99,7 @@ impl View {
             }
             Kind::EpochBegan { origin } => {
                 let machine = self.machine(event);
+                machine.forked |= origin.starts_with("checkpoint:");
                 machine.epoch = event.epoch.unwrap_or(machine.epoch.saturating_add(1));
                 machine.epochs.push(EpochView { number: machine.epoch, origin: origin.clone(), at_ns });
                 machine.channel = None;
@@ -228,7 +229,12 @@ impl View {
             Kind::MachineKept { pid, name } => {
                 self.machines.entry(name.clone()).or_default().kept = Some(*pid);
             }
-            Kind::Note { text: _ } => {}
+            Kind::CheckpointReady { .. }
+            | Kind::CheckpointUnavailable { .. }
+            | Kind::MachineForked { .. }
+            | Kind::CheckpointSaved { .. }
+            | Kind::CheckpointRestored { .. }
+            | Kind::Note { text: _ } => {}
             Kind::RunClosed { verdict } => {
                 self.closed.get_or_insert(Closing { verdict: *verdict, at_ns });
             }

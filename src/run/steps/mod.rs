@@ -5,6 +5,7 @@
 //! put in at the moment of use and taken out of everything that is kept.
 
 pub mod check;
+mod checkpoint;
 mod copy;
 mod dial;
 mod exec;
@@ -57,6 +58,8 @@ pub struct StepContext {
     pub faults: Faults,
     /// What machines phone home to.
     pub deployer: Option<RunDeployer>,
+    /// Where the lane's own checkpoints are kept for as long as it runs.
+    pub checkpoints: PathBuf,
 }
 
 /// Why a step's work did not end well.
@@ -157,6 +160,8 @@ pub fn happens_on_host(action: &Action) -> bool {
         // A fault is one thing, wherever it happens.
         Action::Fault { .. } | Action::Heal { .. } | Action::Schedule { .. } | Action::Deployer { .. } => true,
         Action::Host { .. } | Action::Script { .. } | Action::Parallel { .. } => true,
+        // All machines at the same moment.
+        Action::Checkpoint { .. } | Action::Restore { .. } => true,
         Action::Expect { .. }
         | Action::Exec { .. }
         | Action::CopyIn { .. }
@@ -179,7 +184,7 @@ pub fn watch_for(action: &Action) -> Wait {
         Action::Fault { fault: Fault::Power { action: PowerFault::Reset } } => {
             Wait::watch().across_reboot().until_off()
         }
-        Action::Power { action: Reset | On | OnMedium } | Action::Reboot {} => {
+        Action::Power { action: Reset | On | OnMedium } | Action::Reboot {} | Action::Restore { .. } => {
             Wait::watch().across_reboot().until_off()
         }
         _ => Wait::watch(),
@@ -205,6 +210,8 @@ pub async fn on_machine(context: &StepContext, index: usize, step: &Step, machin
         | Action::Heal { .. }
         | Action::Schedule { .. }
         | Action::Deployer { .. }
+        | Action::Checkpoint { .. }
+        | Action::Restore { .. }
         | Action::Host { .. }
         | Action::Script { .. }
         | Action::Parallel { .. } => {
@@ -244,6 +251,8 @@ pub async fn on_host(context: &StepContext, index: usize, step: &Step) -> StepRe
             Some(deployer) => deployer.act(action).await,
             None => Err(Error::infrastructure("the run has no deployer").into()),
         },
+        Action::Checkpoint { name } => checkpoint::save(context, step, name).await,
+        Action::Restore { name } => checkpoint::restore(context, step, name).await,
         Action::Schedule { schedule } => {
             faults::schedule(context, &correlated(context, index), &step.name, schedule).await
         }
