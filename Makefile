@@ -43,6 +43,7 @@ test: setup-tests agent ## everything that has to pass, real machines included
 nightly: release ## what takes longer than a commit may wait for
 	BOOTPROOF_CRASH_MOMENTS=100 cargo test --locked --test crash
 	target/release/bootproof run quickstart --control all
+	target/release/bootproof run fork-six --control all
 	target/release/bootproof run baremetal-iso --control all
 	target/release/bootproof run activation-power-cut --control all
 	target/release/bootproof run install-refusals

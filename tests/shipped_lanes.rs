@@ -58,3 +58,13 @@ fn partition_passes_and_its_bugs_are_caught() {
     assert!(capture.len() > 20_000, "{} bytes", capture.len());
     reproduces(&work, "partition", "all");
 }
+
+#[test]
+fn six_forks_share_nothing_and_the_same_randomness_is_caught() {
+    let work = OwnWorkRoot::new();
+    let proof = passes(&work, &["fork-six"]);
+    let result = result_of(&proof);
+    assert_eq!(result["publishable"], false, "nobody has seen these boot");
+    // The others take as long and are in `make nightly`; the checkpoint is there by now.
+    reproduces(&work, "fork-six", "same-randomness");
+}
