@@ -7,7 +7,9 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use support::guest_program::say;
+use rustix::process::{Pid, Signal, kill_process};
+use support::files::until_there_is;
+use support::guest_program::{say, write_on};
 use support::own_lane::{OwnLane, entries};
 use support::{OwnWorkRoot, events_of, expect_status, result_of, stderr_of};
 
@@ -149,10 +151,20 @@ fn a_cap_that_is_too_small_ends_the_run_or_lets_the_machine_boot() {
 #[test]
 fn whoever_is_killed_while_one_is_made_leaves_nothing_and_two_make_one() {
     let lane = OwnLane::new("[machines.m]\nstart = \"checkpoint\"\n[[steps]]\nexpect = [\"boot\"]\n");
-    let mut killed = lane.start(&[]);
-    killed.until("booting a machine for its checkpoint");
-    killed.kill();
-    support::process::expect_none_left(lane.work.path());
+    // Before its memory is there, while it boots, while it is saved, while what was saved is put together.
+    for stage in ["checkpoints", "memory", "state", "console.raw"] {
+        let mut killed = lane.start(&[]);
+        if stage != "checkpoints" {
+            killed.until("booting a machine for its checkpoint");
+            until_there_is(&lane.work.path().join("checkpoints"), stage);
+        } else {
+            until_there_is(lane.work.path(), stage);
+        }
+        killed.kill();
+        support::process::expect_none_left(lane.work.path());
+        let there = lane.ask(&["checkpoint", "list"]);
+        assert!(there.is_empty(), "killed at `{stage}` it left {there}");
+    }
     let mut first = lane.start(&[]);
     first.until("booting a machine for its checkpoint");
     let second = lane.start(&[]);
@@ -168,25 +180,30 @@ fn whoever_is_killed_while_one_is_made_leaves_nothing_and_two_make_one() {
     lane.expect_nothing_left();
 }
 
+const DEVICES: &str = "networks = [\"lan\", \"wan\"]\n\
+    disks = [{ name = \"data\", size = \"64KiB\" }, { name = \"more\", size = \"128KiB\" }]\n";
+
 /// A lane that writes, saves, writes again and goes back.
 fn goes_back(machine: &str) -> String {
     let say = say().display();
     let put = |what: &str| {
         format!(
             "[[steps]]\nname = \"put-{what}\"\ncopy = {{ from = \"{what}\", to = \"guest:/tmp/note\" }}\n\
-             [[steps]]\nname = \"write-{what}\"\nexec = [\"/tmp/say\", \"/dev/vda\", \"/tmp/note\", \"1\"]\n"
+             [[steps]]\nname = \"write-{what}\"\nexec = [\"/tmp/say\", \"/dev/vda\", \"/tmp/note\", \"1\"]\n\
+             [[steps]]\nname = \"write-other-{what}\"\nexec = [\"/tmp/say\", \"/dev/vdb\", \"/tmp/note\", \"1\"]\n"
         )
     };
     let holds = |step: &str, what: &str| {
         format!(
             "[[steps]]\nname = \"{step}-memory\"\nexec = {{ argv = [\"cat\", \"/tmp/note\"], stdout = {{ contains = \"{what}\" }} }}\n\
-             [[steps]]\nname = \"{step}-disk\"\nexec = {{ argv = [\"cat\", \"/dev/vda\"], stdout = {{ contains = \"{what}\" }} }}\n"
+             [[steps]]\nname = \"{step}-disk\"\nexec = {{ argv = [\"cat\", \"/dev/vda\"], stdout = {{ contains = \"{what}\" }} }}\n\
+             [[steps]]\nname = \"{step}-other\"\nexec = {{ argv = [\"cat\", \"/dev/vdb\"], stdout = {{ contains = \"{what}\" }} }}\n"
         )
     };
     [
-        "[networks.lan]\nsubnet = \"10.62.0.0/24\"\n".to_owned(),
-        format!("[machines.a]\nnetworks = [\"lan\"]\ndisks = [{{ name = \"data\", size = \"64KiB\" }}]\n{machine}"),
-        format!("[machines.b]\nnetworks = [\"lan\"]\ndisks = [{{ name = \"data\", size = \"64KiB\" }}]\n{machine}"),
+        "[networks.lan]\nsubnet = \"10.62.0.0/24\"\n[networks.wan]\nsubnet = \"10.63.0.0/24\"\n".to_owned(),
+        format!("[machines.a]\n{DEVICES}{machine}"),
+        format!("[machines.b]\n{DEVICES}{machine}"),
         "[[steps]]\nexpect = [\"agent.ready\"]\nwithin = \"90s\"\n".into(),
         format!("[[steps]]\nname = \"program\"\ncopy = {{ from = \"{say}\", to = \"guest:/tmp/say\" }}\n"),
         put("before"),
@@ -200,7 +217,7 @@ fn goes_back(machine: &str) -> String {
         "[[steps]]\nname = \"again\"\nrestore = \"here\"\n".into(),
         holds("again", "before"),
         "[[steps]]\nname = \"drawn-again\"\nexec = [\"cat\", \"/run/bootproof/identity/random-sample\"]\n".into(),
-        "[[steps]]\nname = \"card\"\nexec = { argv = [\"cat\", \"/proc/net/fib_trie\"], stdout = { contains = \"10.62.0.1\" } }\n".into(),
+        "[[steps]]\nname = \"card\"\nexec = { argv = [\"cat\", \"/proc/net/fib_trie\"], stdout = { matches = \"(?s)10.62.0.1.*10.63.0.1\" } }\n".into(),
     ]
     .concat()
 }
@@ -268,4 +285,63 @@ fn what_nobody_can_save_is_refused_and_the_machine_goes_on() {
     assert_eq!((outcome("save"), outcome("goes-on")), ("failed".into(), "passed".into()), "{result}");
     let message = result["failures"][0]["message"].as_str().unwrap();
     assert!(message.contains("`data`") && message.contains("cache"), "{message}");
+}
+
+#[test]
+fn a_checkpoint_in_the_midst_of_writes_loses_nothing_that_was_flushed() {
+    let write_on = write_on().display();
+    let number = |step: &str, file: &str| {
+        format!(
+            "[[steps]]\nname = \"{step}\"\nexec = {{ argv = [\"cat\", \"{file}\"], stdout = {{ matches = \"^0\" }} }}\n"
+        )
+    };
+    let lane = OwnLane::new(
+        &[
+            "[machines.m]\ndisks = [{ name = \"data\", size = \"4KiB\" }]\n[[steps]]\nexpect = [\"agent.ready\"]\n".to_owned(),
+            format!("[[steps]]\nname = \"program\"\ncopy = {{ from = \"{write_on}\", to = \"guest:/tmp/write-on\" }}\n"),
+            "[[steps]]\nname = \"begins\"\nexec = [\"/tmp/write-on\", \"/dev/vda\", \"/tmp/flushed\"]\n".into(),
+            number("flushed-before", "/tmp/flushed"),
+            "[[steps]]\ncheckpoint = \"here\"\n".into(),
+            number("flushed-after", "/tmp/flushed"),
+            "[[steps]]\nrestore = \"here\"\n".into(),
+            number("flushed-then", "/tmp/flushed"),
+            "[[steps]]\npower = \"cut\"\n[[steps]]\npower = \"on\"\n[[steps]]\nname = \"again\"\nexpect = [\"agent.ready\"]\n".into(),
+            number("on-the-disk", "/dev/vda"),
+        ]
+        .concat(),
+    );
+    expect_status(&lane.run(&[]), 0);
+    let (result, proof) = (lane.sealed_result(), newest(&lane));
+    let number = |name: &str| -> u64 {
+        let step = result["steps"].as_array().unwrap().iter().find(|step| step["name"] == name).unwrap();
+        let file = step["commands"][0]["stdout"]["file"].as_str().unwrap();
+        fs::read_to_string(proof.join(file)).unwrap().lines().next().unwrap().trim().parse().unwrap()
+    };
+    let (before, after, then) = (number("flushed-before"), number("flushed-after"), number("flushed-then"));
+    assert!(before < after, "it goes on after it was saved: {before}, {after}");
+    assert!(before <= then, "what was flushed before is there: {before}, {then}");
+    assert!(
+        then <= number("on-the-disk"),
+        "it goes on writing, and its disk has it: {then}, {}",
+        number("on-the-disk")
+    );
+    lane.expect_nothing_left();
+}
+
+#[test]
+fn a_machine_that_dies_while_it_is_saved_ends_the_run() {
+    let lane = OwnLane::new(
+        // So much memory that there is time to die.
+        "[machines.m]\nmemory = \"3GiB\"\n[[steps]]\nexpect = [\"agent.ready\"]\n[[steps]]\nname = \"save\"\ncheckpoint = \"here\"\n",
+    );
+    let running = lane.start(&[]);
+    let runs = until_there_is(lane.work.path(), "runs");
+    until_there_is(&runs, "state");
+    for qemu in lane.work.qemus() {
+        kill_process(Pid::from_raw(i32::try_from(qemu).unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+    let said = running.end().2;
+    assert!(said.contains("infrastructure own"), "{said}");
+    assert!(said.contains("the machine cannot be saved") || said.contains("ended while the machine was saved"), "{said}");
+    lane.expect_nothing_left();
 }

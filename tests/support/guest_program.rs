@@ -18,13 +18,51 @@ fn main() {
 }
 "#;
 
+/// `write-on DEVICE FILE` writes ever higher numbers to the device, flushes each, and then to the file, until the machine
+/// ends: what stands in the file has been flushed. Returns once it has begun.
+#[allow(dead_code, reason = "not every test has a use for it")]
+const WRITE_ON: &str = r#"
+use std::io::{Seek, SeekFrom, Write};
+use std::process::{Command, Stdio};
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    if words.len() == 3 {
+        let mut child = Command::new(&words[0]);
+        child.args(&words[1..]).arg("on").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        child.spawn().unwrap();
+        while !std::fs::read_to_string(&words[2]).is_ok_and(|text| text.len() > 1) {
+            std::thread::yield_now();
+        }
+        return;
+    }
+    let mut device = std::fs::OpenOptions::new().write(true).open(&words[1]).unwrap();
+    for number in 1u64.. {
+        device.seek(SeekFrom::Start(0)).unwrap();
+        device.write_all(format!("{number:015}\n").as_bytes()).unwrap();
+        device.sync_data().unwrap();
+        std::fs::write(&words[2], format!("{number:015}\n")).unwrap();
+    }
+}
+"#;
+
 /// The program `say`, compiled once.
 pub fn say() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
+    compiled(&PROGRAM, "say", SAY)
+}
+
+/// The program `write-on`, compiled once.
+#[allow(dead_code, reason = "not every test has a use for it")]
+pub fn write_on() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    compiled(&PROGRAM, "write-on", WRITE_ON)
+}
+
+fn compiled(program: &'static OnceLock<PathBuf>, name: &str, code: &str) -> &'static Path {
+    program.get_or_init(|| {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (source, program) = (folder.path().join("say.rs"), folder.path().join("say"));
-        std::fs::write(&source, SAY).unwrap();
+        let (source, program) = (folder.path().join("program.rs"), folder.path().join("program"));
+        std::fs::write(&source, code).unwrap();
         let compiled = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()))
             .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "strip=symbols"])
             .args(["--target", "x86_64-unknown-linux-gnu", "-o"])
@@ -33,7 +71,7 @@ pub fn say() -> &'static Path {
             .unwrap();
         super::expect_status(&compiled, 0);
         // Another run of the tests may be doing the same.
-        let there = Path::new(env!("CARGO_TARGET_TMPDIR")).join("say");
+        let there = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::rename(&program, &there).unwrap();
         there
     })
