@@ -342,6 +342,9 @@ fn a_machine_that_dies_while_it_is_saved_ends_the_run() {
     }
     let said = running.end().2;
     assert!(said.contains("infrastructure own"), "{said}");
-    assert!(said.contains("the machine cannot be saved") || said.contains("ended while the machine was saved"), "{said}");
+    assert!(
+        said.contains("the machine cannot be saved") || said.contains("ended while the machine was saved"),
+        "{said}"
+    );
     lane.expect_nothing_left();
 }
