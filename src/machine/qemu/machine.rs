@@ -11,7 +11,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::arguments::{AttachedDisk, PORTS, QemuDefinition};
+use super::arguments::{AttachedDisk, QemuDefinition};
+use super::devices::PORTS;
 use super::process::{ProcessPlace, QemuProcess, explain};
 use super::saving::{self, Saving};
 use super::supervisor::{Order, Supervisor};

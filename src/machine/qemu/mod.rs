@@ -1,9 +1,11 @@
 //! The QEMU backend.
 //!
-//! `arguments` is the pure command line, `process` a started QEMU with its sockets, `qmp` its monitor, `machine` the
-//! `Machine` that a run drives, `firmware` the UEFI files of the host.
+//! `arguments` is the pure command line, with `devices` for what can be plugged in as well (`plug`), `process` a started QEMU
+//! with its sockets, `qmp` its monitor, `saving` the way of its state into a file and back, `machine` the `Machine` that a run
+//! drives, `firmware` the UEFI files of the host.
 
 mod arguments;
+mod devices;
 mod disk_server;
 pub mod firmware;
 mod machine;
@@ -15,7 +17,7 @@ mod supervisor;
 mod write_log;
 
 pub use arguments::{
-    AttachedDisk, AttachedLink, DirectKernel, Identity, MemoryFile, PORTS, QemuDefinition, console_parameters, render,
+    AttachedDisk, AttachedLink, DirectKernel, Identity, MemoryFile, QemuDefinition, console_parameters, render,
 };
 pub use disk_server::{DiskServer, PROGRAM as DISK_SERVER};
 pub use machine::{Fork, QemuMachine, QemuSetup, STATE};
