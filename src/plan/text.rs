@@ -6,7 +6,7 @@ use super::model::{Accelerator, AcceleratorRequest, ImageSource, LockState, Plan
 use crate::lane::all_steps;
 use crate::lane::model::{
     Action, Backend, Command, DeployerAction, Disk, Expected, Fault, Firmware, Lane, Machine, PowerAction,
-    SecretSource, Step, Tier, WriteCache,
+    SecretSource, Start, Step, Tier, WriteCache,
 };
 use crate::lane::units::{Size, Span};
 
@@ -288,6 +288,11 @@ fn machine_text(machine: &Machine) -> String {
             Firmware::Uefi => "uefi".into(),
         },
     ];
+    match machine.start {
+        Start::Boot => {}
+        Start::Checkpoint => parts.push("forked from its image's checkpoint".into()),
+        Start::CheckpointOrBoot => parts.push("forked from its image's checkpoint where one can be had".into()),
+    }
     parts.extend(machine.disks.iter().map(disk_text));
     parts.extend(machine.networks.iter().map(|(name, place)| format!("{} in network {name}", place.address)));
     let network = &machine.network;
