@@ -51,12 +51,11 @@ pub fn host_processor() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    #[test]
-    fn whatever_matters_changes_the_digest() {
-        let key = CheckpointKey {
+    pub fn key() -> CheckpointKey {
+        CheckpointKey {
             version: 1,
             image: "sha256:1".into(),
             cpus: 1,
@@ -69,7 +68,12 @@ mod tests {
             qemu: "10".into(),
             processor: String::new(),
             agent: "a".into(),
-        };
+        }
+    }
+
+    #[test]
+    fn whatever_matters_changes_the_digest() {
+        let key = key();
         let mut digests = vec![key.digest()];
         let changes: [fn(&mut CheckpointKey); 12] = [
             |key| key.version = 2,

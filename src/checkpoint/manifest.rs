@@ -137,6 +137,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         std::fs::write(&path, "a").unwrap();
+        // The kernel's clock for files ticks: two writes may come within one tick.
+        let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        File::options().write(true).open(&path).unwrap().set_modified(earlier).unwrap();
         let before = Standing::of(&path).unwrap();
         assert_eq!(before, Standing::of(&path).unwrap());
         std::fs::write(&path, "b").unwrap();

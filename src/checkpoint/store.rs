@@ -362,3 +362,84 @@ fn disk_usage(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|facts| facts.blocks() * 512).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::tests::key;
+    use super::*;
+
+    fn key_of(image: &str) -> CheckpointKey {
+        CheckpointKey { image: image.into(), ..key() }
+    }
+
+    async fn find(store: &CheckpointStore, image: &str) -> Found {
+        store.find(&key_of(image), &CancellationToken::new(), || {}).await.unwrap()
+    }
+
+    /// One of so many MiB, last used so many seconds ago.
+    async fn make(store: &CheckpointStore, image: &str, mebibytes: usize, ago: u64) -> Checkpoint {
+        let Found::Nothing { making, damaged: None } = find(store, image).await else { panic!("nobody has made it") };
+        fs::write(making.folder.join("memory"), vec![7; mebibytes << 20]).unwrap();
+        let made = making.finish(image, "quiet").unwrap();
+        let used = File::options().write(true).open(made.folder.join(USED)).unwrap();
+        used.set_modified(SystemTime::now() - std::time::Duration::from_secs(ago)).unwrap();
+        made
+    }
+
+    fn there(store: &CheckpointStore) -> Vec<String> {
+        let mut images: Vec<String> =
+            store.list().unwrap().into_iter().map(|checkpoint| checkpoint.manifest.unwrap().image).collect();
+        images.sort();
+        images
+    }
+
+    #[tokio::test]
+    async fn who_was_not_used_for_longest_goes_first_and_nobody_who_is_used() {
+        let work = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(work.path(), Size::mebibytes(4)).unwrap();
+        drop(make(&store, "old", 1, 300).await);
+        let oldest_in_use = make(&store, "oldest", 1, 900).await;
+        drop(make(&store, "new", 1, 10).await);
+        store.make_room(Size::mebibytes(1)).unwrap();
+        assert_eq!(there(&store), ["new", "oldest"]);
+        assert_eq!(store.make_room(Size::mebibytes(5)).unwrap_err().kind(), ErrorKind::Budget);
+        store.prune(Size(0)).unwrap();
+        assert_eq!(there(&store), ["oldest"]);
+        drop(oldest_in_use);
+        store.prune(Size(0)).unwrap();
+        assert!(there(&store).is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_found_is_whole_and_what_was_begun_is_not_found() {
+        let work = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(work.path(), DEFAULT_CAP).unwrap();
+        let digest = make(&store, "a", 1, 0).await.digest;
+        let Found::Checkpoint(found) = find(&store, "a").await else { panic!("it was made") };
+        assert_eq!(found.digest, digest);
+        let memory = found.folder.join("memory");
+        drop(found);
+        // Touched, and the same: read again, and good.
+        // The kernel's clock for files ticks: two writes may come within one tick, so the time is set.
+        let write = |byte: u8, ago: u64| {
+            fs::write(&memory, vec![byte; 1 << 20]).unwrap();
+            let at = SystemTime::now() - std::time::Duration::from_secs(ago);
+            File::options().write(true).open(&memory).unwrap().set_modified(at).unwrap();
+        };
+        write(7, 60);
+        assert!(matches!(find(&store, "a").await, Found::Checkpoint(_)));
+        write(8, 30);
+        let Found::Nothing { making, damaged: Some(reason) } = find(&store, "a").await else { panic!("it is damaged") };
+        assert!(reason.contains("`memory` is not what it was"), "{reason}");
+        let begun = making.folder.clone();
+        fs::write(begun.join("memory"), "half").unwrap();
+        // As if this process were killed: the lock goes, and the folder stays.
+        let killed = begun.with_extension("kept");
+        fs::rename(&begun, &killed).unwrap();
+        drop(making);
+        fs::rename(&killed, &begun).unwrap();
+        let again = CheckpointStore::open(work.path(), DEFAULT_CAP).unwrap();
+        assert!(!begun.exists() && there(&again).is_empty());
+        assert!(matches!(find(&again, "a").await, Found::Nothing { damaged: None, .. }));
+    }
+}
