@@ -3,7 +3,7 @@
 //! - from having image or checkpoint to the agent's answer, one machine booting (`quickstart`), one forked, six forked (`fork-six`);
 //! - what each of six forks takes of the host's memory, beside what all of them share;
 //! - `quickstart` from its checkpoint, from the process's start to its end;
-//! - `exec --image node -- true`, forked against booted.
+//! - `exec --image system -- true` (Debian, without SSH keys to make anew), forked against booted.
 //!
 //! `cargo bench --bench checkpoints`. Environment: `BOOTPROOF_BENCH_PAIRS` (5, the rounds).
 
@@ -127,7 +127,7 @@ impl Bench {
     }
 
     fn exec(&self, start: &str) -> Outcome<f64> {
-        Ok(self.bootproof(&["exec", "--image", "node", "--start", start, "--", "true"])?.0)
+        Ok(self.bootproof(&["exec", "--image", "system", "--start", start, "--", "true"])?.0)
     }
 
     /// Seconds from when image and checkpoint were there to when the last machine's agent answered first.
