@@ -149,6 +149,29 @@ fn a_cap_that_is_too_small_ends_the_run_or_lets_the_machine_boot() {
 }
 
 #[test]
+fn a_machine_that_can_never_be_forked_boots_where_it_may() {
+    let lane = |start: &str| {
+        let lane = OwnLane::new(&format!(
+            "[failure_patterns]\nsilence = [\"no-bootable-device\"]\n[images.own]\ndisk = {{ path = \"own.raw\" }}\n\
+             [machines.m]\nimage = \"own\"\nstart = \"{start}\"\n[[steps]]\nhold = \"1s\"\n"
+        ));
+        File::create(lane.folder.path().join("own.raw")).unwrap().set_len(1 << 20).unwrap();
+        lane
+    };
+    let may = lane("checkpoint-or-boot");
+    expect_status(&may.run(&[]), 0);
+    let reasons = events(&newest(&may), "checkpoint-unavailable");
+    assert!(reasons[0]["reason"].as_str().unwrap().contains("boot loader"), "{reasons:?}");
+    let must = lane("checkpoint");
+    let output = must.run(&[]);
+    assert!(
+        !output.status.success() && stderr_of(&output).contains("cannot have a checkpoint"),
+        "{}",
+        stderr_of(&output)
+    );
+}
+
+#[test]
 fn whoever_is_killed_while_one_is_made_leaves_nothing_and_two_make_one() {
     let lane = OwnLane::new("[machines.m]\nstart = \"checkpoint\"\n[[steps]]\nexpect = [\"boot\"]\n");
     // Before its memory is there, while it boots, while it is saved, while what was saved is put together.
@@ -264,6 +287,22 @@ fn machines_with_uefi_go_back_too() {
         return;
     }
     restores("firmware = \"uefi\"\n");
+}
+
+#[test]
+fn a_clock_that_is_wrong_on_purpose_is_wrong_after_a_restore_too() {
+    let lane = OwnLane::new(
+        "[machines.m]\nclock = \"-365d\"\n[[steps]]\nexpect = [\"agent.ready\"]\n[[steps]]\ncheckpoint = \"here\"\n\
+         [[steps]]\nrestore = \"here\"\n[[steps]]\nname = \"time\"\nexec = [\"cat\", \"/proc/stat\"]\n",
+    );
+    expect_status(&lane.run(&[]), 0);
+    let result = lane.sealed_result();
+    let step = result["steps"].as_array().unwrap().iter().find(|step| step["name"] == "time").unwrap();
+    let said = fs::read_to_string(newest(&lane).join(step["commands"][0]["stdout"]["file"].as_str().unwrap())).unwrap();
+    // When it booted, by its own clock.
+    let booted = said.lines().find_map(|line| line.strip_prefix("btime ")).unwrap().parse::<u64>().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!((364..366).contains(&((now - booted) / 86_400)), "{booted}, {now}");
 }
 
 #[test]

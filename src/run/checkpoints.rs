@@ -61,7 +61,16 @@ impl Checkpoints<'_> {
             if machine.start.is_boot() {
                 continue;
             }
-            let key = self.key(machine)?;
+            let key = match self.key(machine) {
+                Ok(key) => key,
+                // It never can: that is as good a reason to boot as any.
+                Err(error) if machine.start == Start::CheckpointOrBoot => {
+                    let reason = error.chain();
+                    reporter.for_machine(name).warning(None, Kind::CheckpointUnavailable { reason });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let digest = key.digest();
             let outcome = match by_key.get(&digest) {
                 Some(known) => known.clone(),

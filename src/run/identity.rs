@@ -11,6 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity};
 use crate::lane::model::Ready;
+use crate::lane::units::Shift;
 use crate::machine::MachineState;
 use crate::machine::qemu::QemuDefinition;
 use crate::proof::digest::hexadecimal;
@@ -46,7 +47,7 @@ pub async fn give(
     let (machine_id, boot_id) = (names.machine_id.clone(), names.boot_id.clone());
     let identity = Identity {
         entropy: if ready.reseed { Some(entropy()?) } else { None },
-        unix_milliseconds: unix_milliseconds() + definition.clock.map_or(0, |wrong_by| wrong_by.0),
+        unix_milliseconds: unix_milliseconds(machine.clock),
         names: Some(names),
         restart: ready.restart.clone(),
     };
@@ -104,9 +105,10 @@ pub fn entropy() -> Result<String> {
     Ok(hexadecimal(&bytes))
 }
 
-pub fn unix_milliseconds() -> i64 {
+/// What a clock shows that is so wrong.
+pub fn unix_milliseconds(wrong_by: Option<Shift>) -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX).saturating_add(wrong_by.map_or(0, |wrong_by| wrong_by.0))
 }
 
 /// 32 hexadecimal digits of the machine's own.

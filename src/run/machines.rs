@@ -176,7 +176,7 @@ async fn start_one(
                 fork: checkpoint.map(|checkpoint| fork(checkpoint)),
             })
             .await?;
-            let running = RunningMachine { state: state.clone(), machine: machine.clone() };
+            let running = RunningMachine { state: state.clone(), machine: machine.clone(), clock: definition.clock };
             if let Some(checkpoint) = checkpoint {
                 let ready = surroundings.lane.images.get(&definition.image).and_then(|image| image.ready.clone());
                 let ready = ready.unwrap_or_default();
@@ -190,7 +190,7 @@ async fn start_one(
             machine
         }
     };
-    Ok(RunningMachine { state, machine })
+    Ok(RunningMachine { state, machine, clock: definition.clock })
 }
 
 fn fork(checkpoint: &Checkpoint) -> Fork {
@@ -323,7 +323,7 @@ async fn define(
         console: machine.console,
         shares,
         relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
-        pluggable: making.is_some() || !machine.start.is_boot(),
+        pluggable: making.is_some() || checkpoint.is_some(),
         memory_file,
     })
 }

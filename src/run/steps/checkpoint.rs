@@ -87,7 +87,7 @@ async fn refresh(context: &StepContext, machine: &RunningMachine) -> Result<(), 
     let channel = context.channel(machine).await?;
     let identity = Identity {
         entropy: Some(identity::entropy()?),
-        unix_milliseconds: identity::unix_milliseconds(),
+        unix_milliseconds: identity::unix_milliseconds(machine.clock),
         ..Identity::default()
     };
     let taken = identity::take(&channel, &identity).await?;

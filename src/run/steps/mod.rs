@@ -28,6 +28,7 @@ use crate::channel::{AgentChannel, ChannelError, RefusalReason};
 use crate::error::Error;
 use crate::event::{Evidence, Failure, FailureReason, Kind, Reporter, Severity};
 use crate::lane::model::{Action, Fault, PowerFault, Step};
+use crate::lane::units::Shift;
 use crate::machine::{Machine, MachineState};
 use crate::marker::Wait;
 use crate::run::deployer::RunDeployer;
@@ -39,6 +40,8 @@ use crate::secret::Secrets;
 pub struct RunningMachine {
     pub state: Arc<MachineState>,
     pub machine: Arc<dyn Machine>,
+    /// How wrong its clock is, on purpose.
+    pub clock: Option<Shift>,
 }
 
 /// What every step may use.
