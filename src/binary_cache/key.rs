@@ -27,11 +27,7 @@ impl SecretKey {
     pub fn generate(name: &str) -> Result<Self> {
         check_name(name)?;
         let mut seed = Zeroizing::new([0; 32]);
-        let mut filled = 0;
-        while filled < seed.len() {
-            filled += rustix::rand::getrandom(&mut seed[filled..], rustix::rand::GetRandomFlags::empty())
-                .infrastructure(|| "failed to get random bytes for a key".into())?;
-        }
+        crate::secret::random(&mut *seed)?;
         Ok(Self { name: name.to_owned(), key: SigningKey::from_bytes(&seed) })
     }
 

@@ -10,4 +10,4 @@ mod store;
 
 pub use key::{CheckpointKey, host_processor};
 pub use manifest::{CONSOLES, MANIFEST_VERSION, MEMORY, Manifest, standing};
-pub use store::{Checkpoint, CheckpointStore, DEFAULT_CAP, Found, Making, StoredCheckpoint, cap};
+pub use store::{Checkpoint, CheckpointStore, DEFAULT_CAP, Found, Making, StoredCheckpoint, cap, disk_usage};

@@ -357,10 +357,10 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
-/// By what is allocated: memory has holes.
-fn disk_usage(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|facts| facts.blocks() * 512).sum()
+/// Bytes on disk of everything below a folder, by what is allocated: memory has holes.
+pub fn disk_usage(folder: &Path) -> u64 {
+    let files = walkdir::WalkDir::new(folder).into_iter().filter_map(|file| file.ok()?.metadata().ok());
+    files.filter(|facts| facts.is_file()).map(|facts| facts.blocks() * 512).sum()
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ pub struct Checkpoints<'a> {
     pub cancel: &'a CancellationToken,
 }
 
+/// By the keys' digests; why one cannot be had.
+type Asked = BTreeMap<String, Result<Arc<Checkpoint>, (ErrorKind, String)>>;
+
 impl Checkpoints<'_> {
     /// Those that machines of the lane begin from, by the machines' names.
     ///
@@ -55,45 +58,40 @@ impl Checkpoints<'_> {
     /// Budget: there is no room for one. Infrastructure: one could not be made. A machine that may boot instead is left out
     /// then, and an event says why.
     pub async fn prepare(&self, reporter: &Reporter) -> Result<BTreeMap<String, Arc<Checkpoint>>> {
-        let mut by_key: BTreeMap<String, Result<Arc<Checkpoint>, String>> = BTreeMap::new();
+        let mut asked = BTreeMap::new();
         let mut prepared = BTreeMap::new();
         for (name, machine) in &self.lane.machines {
             if machine.start.is_boot() {
                 continue;
             }
-            let key = match self.key(machine) {
-                Ok(key) => key,
-                // It never can: that is as good a reason to boot as any.
-                Err(error) if machine.start == Start::CheckpointOrBoot => {
+            match self.once(machine, &mut asked, reporter).await {
+                Ok(checkpoint) => drop(prepared.insert(name.clone(), checkpoint)),
+                Err(error) if machine.start == Start::CheckpointOrBoot && error.kind() != ErrorKind::Interrupted => {
                     let reason = error.chain();
                     reporter.for_machine(name).warning(None, Kind::CheckpointUnavailable { reason });
-                    continue;
                 }
                 Err(error) => return Err(error),
-            };
-            let digest = key.digest();
-            let outcome = match by_key.get(&digest) {
-                Some(known) => known.clone(),
-                None => {
-                    let outcome = match self.ensure(machine, &key, reporter).await {
-                        Ok(checkpoint) => Ok(Arc::new(checkpoint)),
-                        Err(error) if machine.start == Start::Checkpoint => return Err(error),
-                        Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-                        Err(error) => Err(error.chain()),
-                    };
-                    by_key.insert(digest, outcome.clone());
-                    outcome
-                }
-            };
-            match outcome {
-                Ok(checkpoint) => drop(prepared.insert(name.clone(), checkpoint)),
-                Err(reason) if machine.start == Start::CheckpointOrBoot => {
-                    reporter.for_machine(name).warning(None, Kind::CheckpointUnavailable { reason });
-                }
-                Err(reason) => return Err(Error::infrastructure("there is no checkpoint").with_source(reason)),
             }
         }
         Ok(prepared)
+    }
+
+    /// The machine's checkpoint; whether it can be had is found out once for all machines that share it.
+    async fn once(
+        &self,
+        machine: &MachineDefinition,
+        asked: &mut Asked,
+        reporter: &Reporter,
+    ) -> Result<Arc<Checkpoint>> {
+        let key = self.key(machine)?;
+        let digest = key.digest();
+        if let Some(known) = asked.get(&digest) {
+            return known.clone().map_err(|(kind, reason)| Error::new(kind, reason));
+        }
+        let outcome = self.ensure(machine, &key, reporter).await.map(Arc::new);
+        let known = outcome.as_ref().map(Arc::clone).map_err(|error| (error.kind(), error.chain()));
+        asked.insert(digest, known);
+        outcome
     }
 
     fn image(&self, machine: &MachineDefinition) -> Result<&BuiltImage> {

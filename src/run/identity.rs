@@ -15,6 +15,7 @@ use crate::lane::units::Shift;
 use crate::machine::MachineState;
 use crate::machine::qemu::QemuDefinition;
 use crate::proof::digest::hexadecimal;
+use crate::secret::random;
 
 /// How long the guest may take to become another machine, before scaling.
 const BOUND: Duration = Duration::from_secs(60);
@@ -97,11 +98,7 @@ pub fn warn(state: &MachineState, taken: &IdentityTaken) {
 /// Hexadecimal digits that nobody else has.
 pub fn entropy() -> Result<String> {
     let mut bytes = [0u8; 64];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-            .infrastructure(|| "failed to get random bytes".into())?;
-    }
+    random(&mut bytes)?;
     Ok(hexadecimal(&bytes))
 }
 

@@ -11,6 +11,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::{RunningMachine, StepContext, StepEnd, StepResult};
 use crate::channel::Identity;
+use crate::checkpoint::disk_usage;
 use crate::error::Error;
 use crate::event::Kind;
 use crate::lane::model::Step;
@@ -44,7 +45,7 @@ pub async fn save(context: &StepContext, step: &Step, name: &str) -> StepResult 
         Kind::CheckpointSaved {
             name: name.into(),
             machines: step.on.clone(),
-            bytes: allocated(&folder),
+            bytes: disk_usage(&folder),
             frames_dropped,
             paused_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         },
@@ -97,15 +98,4 @@ async fn refresh(context: &StepContext, machine: &RunningMachine) -> Result<(), 
 
 fn members<'a>(context: &'a StepContext, step: &Step) -> Result<Vec<&'a RunningMachine>, StepEnd> {
     step.on.iter().map(|name| context.machine(name)).collect()
-}
-
-/// Bytes on disk of everything in a folder of folders.
-fn allocated(folder: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let files = walkdir::WalkDir::new(folder).into_iter().filter_map(Result::ok);
-    files
-        .filter_map(|file| file.metadata().ok())
-        .filter(|facts| facts.is_file())
-        .map(|facts| facts.blocks() * 512)
-        .sum()
 }
