@@ -9,6 +9,8 @@ pub mod provisioning;
 #[cfg(feature = "host")]
 pub mod binary_cache;
 #[cfg(feature = "host")]
+pub mod budget;
+#[cfg(feature = "host")]
 pub mod checkpoint;
 #[cfg(feature = "host")]
 pub mod cli;

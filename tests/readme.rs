@@ -331,6 +331,7 @@ fn every_key_of_the_schemas_is_told_and_no_other() {
     let page = read("docs/lanes.md");
     assert_eq!(told_keys(&page, "schema"), schema_keys("schemas/lane.schema.json"));
     assert_eq!(told_keys(&page, "profile schema"), schema_keys("schemas/profile.schema.json"));
+    assert_eq!(told_keys(&read("docs/budget.md"), "budget schema"), schema_keys("schemas/budget.schema.json"));
 }
 
 /// Everything that a schema lists as a value: names of kinds, devices, actions.

@@ -3,6 +3,7 @@
 //! What always holds: standard output carries the answer and nothing else; everything said about the work goes to
 //! standard error; an error is printed in one place, here, and its kind alone decides the exit code.
 
+mod budget;
 mod cache;
 mod checkpoint;
 mod context;
@@ -69,6 +70,8 @@ enum Command {
     Image(image::Arguments),
     /// List the checkpoints that machines are forked from, and make room
     Checkpoint(checkpoint::Arguments),
+    /// Tell what the work root takes and may take
+    Budget(budget::Arguments),
     /// List, show, verify and replay proofs
     Proof(proof::Arguments),
     /// Serve what Nix has built on this host to machines that install themselves
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Proof(arguments) => proof::run(&context, arguments),
         Command::Run(arguments) => run::run(&context, arguments),
         Command::Exec(arguments) => exec::run(&context, arguments),
+        Command::Budget(arguments) => budget::run(&context, arguments),
         Command::Cache(arguments) => cache::run(&context, arguments),
         Command::Hardware(arguments) => hardware::run(&context, arguments),
         Command::Guard(arguments) => guard::run(&context, arguments),

@@ -22,6 +22,9 @@ const VERSION: u32 = 1;
 /// Fast enough for every build; a higher one saves a tenth of the size for several times the time.
 const COMPRESSION: i32 = 9;
 
+/// A bundle's name beside its image.
+pub const BUNDLE_FILE: &str = "bundle.tar.zst";
+
 /// A bundle that is there, to be used read-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,8 +86,8 @@ impl ImageStore {
         let packed = temporary.path().join("bundle.tar");
         pack(&work, &temporary, files.as_deref(), commands, initramfs, &packed).await?;
         work.stage("compressing the bundle");
-        let compressed = temporary.path().join("bundle.tar.zst");
-        let into = place.join("bundle.tar.zst");
+        let compressed = temporary.path().join(BUNDLE_FILE);
+        let into = place.join(BUNDLE_FILE);
         tiny::blocking(move || {
             let context = || format!("failed to compress `{}`", packed.display());
             compress(&packed, &compressed)?;

@@ -40,7 +40,7 @@ mod tiny;
 mod tools;
 
 pub use agent_binary::agent_binary;
-pub use bundle::BuiltBundle;
+pub use bundle::{BUNDLE_FILE, BuiltBundle};
 pub use index::ImageRecord;
 pub use lock::{Asked, ImageLock, LOCK_FILE, LockedImage};
 pub(crate) use nix::command as nix_command;
