@@ -370,7 +370,7 @@ async fn trouble(watch: &mut WaitHandle) -> Error {
 async fn command_in_guest(machine: &RunningMachine, command: ExecRequest) -> Result<u8> {
     let program = command.argv.first().cloned().unwrap_or_default();
     let channel = machine.machine.channel().ok_or_else(|| Error::infrastructure("there is no way into the machine"))?;
-    channel.ready().await.infrastructure(|| "the guest's agent does not answer".into())?;
+    channel.ready().await.infrastructure(|| "the guest does not answer".into())?;
     let mut execution = match channel.exec(command).await {
         Ok(execution) => execution,
         // As a shell says it: not found, and found but not to be run.

@@ -15,6 +15,7 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
@@ -22,7 +23,7 @@ pub use folders::{RunFolders, abandon as abandon_folders};
 pub use recorder::RecorderMachine;
 pub use state::{MachineState, WaitHandle};
 
-use crate::channel::AgentChannel;
+use crate::channel::{AgentChannel, Channel};
 use crate::error::Result;
 use crate::lane::model::DiskOperations;
 
@@ -42,8 +43,11 @@ pub enum FirstBoot {
 
 /// One host under test, started.
 pub trait Machine: Send + Sync {
-    /// The way into the guest; `None` where the backend has none.
-    fn channel(&self) -> Option<AgentChannel>;
+    /// The way into the guest that the lane has chosen; `None` where the backend has none.
+    fn channel(&self) -> Option<Arc<dyn Channel>>;
+
+    /// Our agent in the guest, for what only it can do; `None` where another way leads into the guest.
+    fn agent(&self) -> Option<AgentChannel>;
 
     /// Presses the power button; the machine's end is reported when it comes.
     fn press_power_button(&self) -> BoxFuture<'_, Result<()>>;

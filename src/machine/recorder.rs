@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{FirstBoot, Machine, MachineState};
-use crate::channel::AgentChannel;
+use crate::channel::{AgentChannel, Channel};
 use crate::console::{CaptureOptions, ConsoleReport, capture};
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity, StopCause};
@@ -67,7 +67,11 @@ impl RecorderMachine {
 }
 
 impl Machine for RecorderMachine {
-    fn channel(&self) -> Option<AgentChannel> {
+    fn channel(&self) -> Option<Arc<dyn Channel>> {
+        None
+    }
+
+    fn agent(&self) -> Option<AgentChannel> {
         None
     }
 

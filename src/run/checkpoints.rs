@@ -308,7 +308,7 @@ async fn save_when_ready(machine: &RunningMachine, steps: &[Step], within: Durat
         if !nothing {
             marked(&mut wait).await?;
         }
-        let channel = machine.machine.channel();
+        let channel = machine.machine.agent();
         let channel = channel.ok_or_else(|| Error::infrastructure("there is no way into the machine"))?;
         channel.ready().await.infrastructure(|| "the guest's agent does not answer".into())?;
         // Whoever answers this has heard our answer to its greeting, and has nothing more to say: no fork says it again.

@@ -35,7 +35,7 @@ pub async fn give(
     let state = &machine.state;
     let name = state.name();
     let failed = || format!("machine `{name}` did not become one of its own");
-    let channel = machine.machine.channel().ok_or_else(|| Error::infrastructure(failed()))?;
+    let channel = machine.machine.agent().ok_or_else(|| Error::infrastructure(failed()))?;
     let names = IdentityNames {
         hostname: name.into(),
         machine_id: number(run, name, "machine-id"),

@@ -7,11 +7,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 
-use super::error::ChannelError;
 use super::execution::Execution;
 use super::file::FileReader;
 use super::session::{Session, Standing};
 use super::stream::{ChannelStream, Guard, PipeReader, PipeWriter};
+use crate::channel::ChannelError;
 use crate::channel::protocol::{ExecRequest, Hello, Identity, IdentityTaken, Opened, Outcome, PIPE_MAIN, Request};
 
 /// What the run has to know about a channel.

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::io::AsyncReadExt;
-
-use super::error::ChannelError;
 use super::stream::{Guard, PipeReader, PipeWriter};
+use crate::channel::ChannelError;
+use crate::channel::command::{CommandOutput, keep};
 use crate::channel::protocol::{ExitStatus, Outcome, PIPE_STDERR, PIPE_STDOUT};
 
 /// A command under way in the guest.
@@ -19,16 +18,6 @@ pub struct Execution {
     pub stdin: Option<PipeWriter>,
     pub stdout: Option<PipeReader>,
     pub stderr: Option<PipeReader>,
-}
-
-/// What a command printed, and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommandOutput {
-    pub status: ExitStatus,
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    /// More was printed than the limit allowed to keep.
-    pub truncated: bool,
 }
 
 impl Execution {
@@ -79,26 +68,5 @@ impl Drop for Execution {
         if !self.guard.stream.has_outcome() {
             self.guard.cancel();
         }
-    }
-}
-
-async fn keep(pipe: Option<PipeReader>, limit: usize) -> Result<(Vec<u8>, bool), ChannelError> {
-    let mut kept = Vec::new();
-    let mut truncated = false;
-    let Some(mut pipe) = pipe else { return Ok((kept, truncated)) };
-    let mut chunk = vec![0; 32 << 10];
-    loop {
-        let count = match pipe.read(&mut chunk).await {
-            Ok(0) => return Ok((kept, truncated)),
-            Ok(count) => count,
-            Err(error) => {
-                return Err(ChannelError::from_io(&error)
-                    .cloned()
-                    .unwrap_or_else(|| ChannelError::Protocol { detail: error.to_string() }));
-            }
-        };
-        let room = limit - kept.len();
-        truncated |= count > room;
-        kept.extend_from_slice(&chunk[..count.min(room)]);
     }
 }

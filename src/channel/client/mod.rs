@@ -5,7 +5,6 @@
 //! handle cancels what it stood for in the guest; dropping every handle closes the connection.
 
 mod channel;
-mod error;
 mod execution;
 mod file;
 mod outgoing;
@@ -15,7 +14,6 @@ mod stream;
 mod tests;
 
 pub use channel::{AgentChannel, ChannelEvent};
-pub use error::ChannelError;
-pub use execution::{CommandOutput, Execution};
+pub use execution::Execution;
 pub use file::FileReader;
 pub use stream::{ChannelStream, PipeReader, PipeWriter};

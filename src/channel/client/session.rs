@@ -8,9 +8,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::channel::ChannelEvent;
-use super::error::ChannelError;
 use super::outgoing::Outgoing;
 use super::stream::Stream;
+use crate::channel::ChannelError;
 use crate::channel::protocol::{
     Decoder, Frame, FrameKind, Hello, HelloAck, PROTOCOL_VERSION, Refusal, RefusalReason, Request, Solicit, encode,
     encode_json, preamble,

@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::channel::AgentChannel;
-use super::error::ChannelError;
 use super::session::Session;
+use crate::channel::ChannelError;
 use crate::channel::protocol::{
     CREDIT_BATCH, Frame, FrameKind, HEADER_LENGTH, LEAST_CREDIT, MAX_PAYLOAD, Opened, Outcome, PIPE_MAIN, PIPE_STDERR,
     PIPE_STDOUT, PIPES, Refusal, WINDOW, encode,

@@ -7,7 +7,8 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
-use super::{AgentChannel, ChannelError, ChannelEvent};
+use super::{AgentChannel, ChannelEvent};
+use crate::channel::ChannelError;
 use crate::channel::protocol::{
     Decoder, ExecRequest, Frame, FrameKind, HEADER_LENGTH, Hello, HelloAck, MAX_PAYLOAD, Opened, PIPE_STDERR,
     PIPE_STDOUT, PROTOCOL_VERSION, Role, WINDOW, encode, encode_json, preamble,

@@ -3,6 +3,7 @@
 //! This is the form that is persisted (`lane.json`, inside `plan.json`): every step carries its `kind`, every default is
 //! filled in. A lane *file* may be terser; `document` reads that and produces this.
 
+mod channel;
 mod checkpoint;
 mod deployer;
 mod fault;
@@ -12,6 +13,7 @@ mod topology;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use channel::ChannelKind;
 pub use checkpoint::{Ready, Start};
 pub use deployer::{DeployerAction, LaneDeployer};
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};

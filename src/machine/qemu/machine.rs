@@ -16,7 +16,7 @@ use super::devices::PORTS;
 use super::process::{ProcessPlace, QemuProcess, explain};
 use super::saving::{self, Saving};
 use super::supervisor::{Order, Supervisor};
-use crate::channel::AgentChannel;
+use crate::channel::{AgentChannel, Channel};
 use crate::console::{CaptureOptions, ConsoleReport, capture};
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity};
@@ -250,7 +250,11 @@ impl QemuMachine {
 }
 
 impl Machine for QemuMachine {
-    fn channel(&self) -> Option<AgentChannel> {
+    fn channel(&self) -> Option<Arc<dyn Channel>> {
+        self.agent().map(|agent| Arc::new(agent) as Arc<dyn Channel>)
+    }
+
+    fn agent(&self) -> Option<AgentChannel> {
         self.channel.lock().expect("nobody panics while holding the channel").clone()
     }
 

@@ -122,24 +122,24 @@ async fn apply_to(
                 ProcessSignal::Terminate => "terminate",
                 ProcessSignal::Stop => "stop",
             };
-            let channel = context.channel(running).await?;
+            let channel = context.agent(running).await?;
             let count = guest::run(&channel, &["process", name, word]).await?.parse().unwrap_or(0);
             let total = effects.entry("processes".into()).or_default();
             *total = total.saturating_add(count);
             Some(Applied::StoppedProcess { machine, epoch, name: name.clone() })
         }
         Fault::Clock { shift } => {
-            let channel = context.channel(running).await?;
+            let channel = context.agent(running).await?;
             guest::run(&channel, &["clock", &shift.0.to_string()]).await?;
             Some(Applied::Clock { machine, epoch })
         }
         Fault::Memory { amount } => {
-            let channel = context.channel(running).await?;
+            let channel = context.agent(running).await?;
             let execution = guest::hold(&channel, &["memory", &amount.bytes().to_string()]).await?;
             Some(Applied::Held { execution: Box::new(execution) })
         }
         Fault::Full { path } => {
-            let channel = context.channel(running).await?;
+            let channel = context.agent(running).await?;
             let execution = guest::hold(&channel, &["fill", path]).await?;
             Some(Applied::Held { execution: Box::new(execution) })
         }
@@ -211,14 +211,14 @@ async fn take_back_one(context: &StepContext, applied: Applied, sum: &mut FaultC
         }
         Applied::StoppedProcess { machine, epoch, name } => {
             if let Some(machine) = same_boot(&machine, epoch)? {
-                let channel = context.channel(machine).await?;
+                let channel = context.agent(machine).await?;
                 guest::run(&channel, &["process", &name, "continue"]).await?;
             }
         }
         Applied::Clock { machine, epoch } => {
             if let Some(machine) = same_boot(&machine, epoch)? {
                 let now = jiff::Timestamp::now().as_millisecond().to_string();
-                let channel = context.channel(machine).await?;
+                let channel = context.agent(machine).await?;
                 guest::run(&channel, &["clock-set", &now]).await?;
             }
         }

@@ -85,7 +85,7 @@ pub async fn restore(context: &StepContext, step: &Step, name: &str) -> StepResu
 
 /// The same machine, at another time: what it draws from now on is not what it drew before.
 async fn refresh(context: &StepContext, machine: &RunningMachine) -> Result<(), StepEnd> {
-    let channel = context.channel(machine).await?;
+    let channel = context.agent(machine).await?;
     let identity = Identity {
         entropy: Some(identity::entropy()?),
         unix_milliseconds: identity::unix_milliseconds(machine.clock),

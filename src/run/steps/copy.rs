@@ -18,7 +18,7 @@ pub async fn copy_in(context: &StepContext, from: &Path, to: &str, machine: &Run
     };
     let source = tokio::fs::File::open(&path).await.map_err(unreadable)?;
     let mode = source.metadata().await.map_err(unreadable)?.permissions().mode() & 0o7777;
-    channel.write_file(to, mode, source).await?;
+    channel.write_file(to, mode, Box::new(source)).await?;
     Ok(())
 }
 
@@ -45,10 +45,11 @@ pub async fn copy_program(context: &StepContext, to: &str, machine: &RunningMach
     }
     for (name, path) in &files {
         let source = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, error))?;
-        channel.write_file(&format!("{to}/{name}"), 0o755, source).await?;
+        channel.write_file(&format!("{to}/{name}"), 0o755, Box::new(source)).await?;
     }
     let script = launcher(to, &libraries);
-    channel.write_file(&format!("{to}/{LAUNCHER}"), 0o755, script.as_bytes()).await?;
+    let script = Box::new(std::io::Cursor::new(script.into_bytes()));
+    channel.write_file(&format!("{to}/{LAUNCHER}"), 0o755, script).await?;
     Ok(())
 }
 
@@ -83,7 +84,7 @@ pub async fn copy_out(context: &StepContext, from: &str, to: &Path, machine: &Ru
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(unwritable)?;
     }
-    let mut source = channel.read_file(from).await?;
+    let mut source = channel.read_file(from).await?.reader;
     let mut target = tokio::fs::File::create(&path).await.map_err(unwritable)?;
     tokio::io::copy(&mut source, &mut target).await.map_err(|error| {
         match crate::channel::ChannelError::from_io(&error) {

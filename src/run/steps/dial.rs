@@ -23,7 +23,7 @@ impl Origin<'_> {
     /// Connects, for as long as the step lasts.
     pub async fn dial(self, context: &StepContext, address: &str) -> Result<Box<dyn Duplex>, StepEnd> {
         match self {
-            Origin::Agent(machine) => Ok(Box::new(context.channel(machine).await?.connect(address).await?)),
+            Origin::Agent(machine) => Ok(Box::new(context.agent(machine).await?.connect(address).await?)),
             Origin::Network(network) => {
                 let stream = context.faults.networks.connect(network, address).await.map_err(|error| {
                     let message = format!("the connection to `{address}` failed: {error}");

@@ -24,7 +24,7 @@ pub use expect::expect;
 
 use self::check::Mismatch;
 use self::dial::Origin;
-use crate::channel::{AgentChannel, ChannelError, RefusalReason};
+use crate::channel::{AgentChannel, Channel, ChannelError, RefusalReason};
 use crate::error::Error;
 use crate::event::{Evidence, Failure, FailureReason, Kind, Reporter, Severity};
 use crate::lane::model::{Action, Fault, PowerFault, Step};
@@ -101,9 +101,11 @@ impl From<ChannelError> for StepEnd {
             ChannelError::Refused { reason: RefusalReason::Invalid, .. } => {
                 StepEnd::Failed(FailureReason::Harness, error.to_string())
             }
-            ChannelError::Refused { .. } | ChannelError::NotReady => {
-                StepEnd::Failed(FailureReason::Refused, error.to_string())
-            }
+            ChannelError::Refused { .. }
+            | ChannelError::NotReady
+            | ChannelError::NeverGreeted { .. }
+            | ChannelError::Authentication { .. }
+            | ChannelError::HostKey { .. } => StepEnd::Failed(FailureReason::Refused, error.to_string()),
             ChannelError::Cancelled => StepEnd::Failed(FailureReason::Cancelled, error.to_string()),
         }
     }
@@ -115,13 +117,22 @@ impl StepContext {
         self.machines.get(name).ok_or_else(missing)
     }
 
-    /// The way into a machine, once its agent answers.
-    pub async fn channel(&self, machine: &RunningMachine) -> Result<AgentChannel, StepEnd> {
+    /// The way into a machine, once the guest answers.
+    pub async fn channel(&self, machine: &RunningMachine) -> Result<Arc<dyn Channel>, StepEnd> {
         let name = machine.state.name();
         let missing = || StepEnd::Failed(FailureReason::Refused, format!("there is no way into machine `{name}`"));
         let channel = machine.machine.channel().ok_or_else(missing)?;
         channel.ready().await?;
         Ok(channel)
+    }
+
+    /// The agent in a machine, once it answers: for what other ways cannot do.
+    pub async fn agent(&self, machine: &RunningMachine) -> Result<AgentChannel, StepEnd> {
+        let name = machine.state.name();
+        let missing = || StepEnd::Failed(FailureReason::Refused, format!("no agent leads into machine `{name}`"));
+        let agent = machine.machine.agent().ok_or_else(missing)?;
+        agent.ready().await?;
+        Ok(agent)
     }
 
     fn fill(&self, text: &str) -> Result<String, StepEnd> {

@@ -30,7 +30,7 @@ pub async fn power(action: PowerAction, machine: &RunningMachine) -> StepResult 
 pub async fn reboot(context: &StepContext, machine: &RunningMachine) -> StepResult {
     let state = &machine.state;
     let before = state.epoch();
-    let channel = context.channel(machine).await?;
+    let channel = context.agent(machine).await?;
     channel.reboot().await?;
     tokio::select! {
         () = state.until_epoch_after(before) => {}
