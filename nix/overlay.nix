@@ -72,6 +72,11 @@ in
       postInstall = ''
         mkdir -p $out/libexec/bootproof
         ln -s ${final.bootproof-agent}/bin/bootproof-agent $out/libexec/bootproof/bootproof-agent
+        $out/bin/bootproof man $out/share/man/man1
+        mkdir -p $out/share/bash-completion/completions $out/share/fish/vendor_completions.d $out/share/zsh/site-functions
+        $out/bin/bootproof completions bash >$out/share/bash-completion/completions/bootproof
+        $out/bin/bootproof completions fish >$out/share/fish/vendor_completions.d/bootproof.fish
+        $out/bin/bootproof completions zsh >$out/share/zsh/site-functions/_bootproof
       '';
       meta = common.meta // {
         mainProgram = "bootproof";

@@ -4,15 +4,13 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getsid};
 use support::files::until_it_contains;
 use support::guest_program::say;
-use support::own_lane::{OwnLane, Running, entries};
+use support::own_lane::{OwnLane, Running, ask_monitor, entries};
 use support::process::Process;
 use support::{OwnWorkRoot, events_of, expect_status, result_of, stderr_of, stdout_of};
 
@@ -83,18 +81,6 @@ fn epochs_follow_reboot_reset_and_power_on_a_virtio_console() {
     lane.expect_nothing_left();
 }
 
-/// Asks QEMU's monitor for something, as anyone who finds its socket can.
-fn ask_monitor(socket: &Path, command: &str) {
-    let mut monitor = UnixStream::connect(socket).unwrap();
-    monitor.set_read_timeout(Some(support::process::END)).unwrap();
-    let mut lines = BufReader::new(monitor.try_clone().unwrap()).lines();
-    assert!(lines.next().unwrap().unwrap().contains("QMP"), "it greets");
-    for command in ["qmp_capabilities", command] {
-        writeln!(monitor, "{{\"execute\": \"{command}\"}}").unwrap();
-        assert!(lines.any(|line| line.unwrap().contains("\"return\"")));
-    }
-}
-
 #[test]
 fn kept_machines_go_on_are_found_and_stopped_and_leave_the_proof_alone() {
     let lane = OwnLane::new(&format!("[machines.one]\n[machines.two]\nnetwork = {{ forward = [22] }}\n{UP}"));
@@ -121,7 +107,7 @@ fn kept_machines_go_on_are_found_and_stopped_and_leave_the_proof_alone() {
 
     // What it prints from now on goes beside the proof.
     let console = PathBuf::from(machines[0]["console"].as_str().unwrap());
-    ask_monitor(&Path::new(machines[0]["control"].as_str().unwrap()).with_file_name("qmp.sock"), "system_reset");
+    ask_monitor(&machines[0], "system_reset");
     until_it_contains(&console, "BOOTPROOF_MARKER boot");
     assert!(fs::read(proof.join("machines/one/console.raw")).unwrap() == before);
 

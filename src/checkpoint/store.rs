@@ -242,11 +242,21 @@ impl CheckpointStore {
 
     /// Removes what nobody is making any more.
     fn sweep(&self) {
+        self.abandoned(&mut |_| true);
+    }
+
+    /// Shows `take` what was left half made, and removes it where it says so.
+    pub fn left_over(work_root: &Path, take: &mut dyn FnMut(&[PathBuf]) -> bool) {
+        Self { root: work_root.join("checkpoints"), cap: DEFAULT_CAP }.abandoned(take);
+    }
+
+    fn abandoned(&self, take: &mut dyn FnMut(&[PathBuf]) -> bool) {
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "making")
                 && let Ok(lock) = self.lock(&path)
                 && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && take(std::slice::from_ref(&path))
             {
                 let _ = fs::remove_dir_all(&path);
             }

@@ -6,6 +6,8 @@
 mod budget;
 mod cache;
 mod checkpoint;
+mod clean;
+mod completions;
 mod context;
 mod deployer;
 mod doctor;
@@ -14,6 +16,9 @@ mod guard;
 mod hardware;
 mod image;
 mod lane;
+mod logs;
+mod man;
+mod naming;
 mod plan;
 mod planning;
 mod print;
@@ -21,6 +26,7 @@ mod proof;
 mod ps;
 mod relay;
 mod run;
+mod status;
 mod stop;
 
 use std::process::ExitCode;
@@ -86,8 +92,18 @@ enum Command {
     Doctor(doctor::Arguments),
     /// List the machines that are up
     Ps(ps::Arguments),
+    /// Tell how the runs that go on stand, and what came of the last one of each lane
+    Status(status::Arguments),
+    /// Show what a machine prints on its console
+    Logs(logs::Arguments),
     /// End machines that are up
     Stop(stop::Arguments),
+    /// Remove what is left over of runs that are gone; never a proof
+    Clean(clean::Arguments),
+    /// Print a script by which a shell completes our command lines
+    Completions(completions::Arguments),
+    /// Print the manual page, or write one for each command
+    Man(man::Arguments),
     /// Holds one QEMU for a run; not for people
     #[command(hide = true)]
     Keeper,
@@ -120,7 +136,12 @@ pub fn main() -> ExitCode {
         Command::Deployer(arguments) => deployer::run(&context, arguments),
         Command::Doctor(arguments) => doctor::run(&context, arguments),
         Command::Ps(arguments) => ps::run(&context, arguments),
+        Command::Status(arguments) => status::run(&context, arguments),
+        Command::Logs(arguments) => logs::run(&context, arguments),
         Command::Stop(arguments) => stop::run(&context, arguments),
+        Command::Clean(arguments) => clean::run(&context, arguments),
+        Command::Completions(arguments) => completions::run(arguments),
+        Command::Man(arguments) => man::run(arguments),
         Command::Keeper => return crate::machine::keeper::main(),
         Command::Relay(arguments) => relay::run(arguments),
     };

@@ -16,13 +16,14 @@ use crate::proof::environment::ExecutionModel;
 use crate::proof::{check_destination, copy};
 use crate::report::progress::{Mode, Progress, Tick};
 use crate::report::terminal::{self, Style};
-use crate::run::{RunOptions, RunOutcome};
+use crate::run::{Keep, RunOptions, RunOutcome};
 
 const AFTER_HELP: &str = "\
 Examples:
   bootproof run smoke
   bootproof run ./my-lane.toml --set machines.node01.memory=2GiB
   bootproof run smoke --control all     every planted bug must fail at its gate
+  bootproof run smoke --keep-on-failure
 
 Exit codes: 0 passed or reproduced, 1 failed, 2 wrong arguments or an invalid lane, 3 blocked,
 4 infrastructure, 5 budget, 130 interrupted.";
@@ -37,6 +38,9 @@ pub struct Arguments {
     /// Leave up what is up when the steps are over; `bootproof ps` and `bootproof stop` find it again
     #[arg(long, env = "BOOTPROOF_KEEP", value_parser = clap::builder::FalseyValueParser::new())]
     keep: bool,
+    /// Leave them up only where the verdict is not a good one, to look into
+    #[arg(long)]
+    keep_on_failure: bool,
     /// result.json on standard output, and nothing else there
     #[arg(long)]
     json: bool,
@@ -132,7 +136,11 @@ async fn run_one(context: &Context, arguments: &Arguments, plan: crate::plan::Pl
         plan,
         work_root: context.work_root.clone(),
         project_root: context.project_root.clone(),
-        keep: arguments.keep,
+        keep: match (arguments.keep, arguments.keep_on_failure) {
+            (true, _) => Keep::Always,
+            (false, true) => Keep::OnFailure,
+            (false, false) => Keep::Never,
+        },
         locked: arguments.plan.locked,
         started_by: arguments.execution_model.map(StartedBy::model),
     };
@@ -149,14 +157,28 @@ async fn run_one(context: &Context, arguments: &Arguments, plan: crate::plan::Pl
         let show_command = format!("bootproof proof show {}", outcome.story.result.run.as_deref().unwrap_or("latest"));
         let style = Style { root, show_command, color: context.color };
         eprint!("{}", terminal::summary(&outcome.story, &style));
-        if !outcome.kept.is_empty() {
-            eprintln!("kept: {} (`bootproof ps`, `bootproof stop`)", outcome.kept.join(", "));
-        }
+    }
+    // Whoever asked for less to be said still has to know what goes on.
+    if !outcome.kept.is_empty() && !context.quiet {
+        eprint!("{}", how_to_get_in(&outcome));
     }
     if let Some(output) = &arguments.output {
         copy(&outcome.root, output)?;
     }
     Ok(outcome)
+}
+
+/// What is still up, and what can be done with it.
+fn how_to_get_in(outcome: &RunOutcome) -> String {
+    let first = outcome.kept.first().map(String::as_str).unwrap_or_default();
+    let mut text = format!("kept: {}\n", outcome.kept.join(", "));
+    for (command, does) in [
+        (format!("bootproof logs {first} -f"), "what it prints"),
+        ("bootproof stop --all".into(), "ends all that is up"),
+    ] {
+        text.push_str(&format!("  {command:<28}  {does}\n"));
+    }
+    text
 }
 
 /// The path as the user can open it from where they are, the shorter form if there is one.

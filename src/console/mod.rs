@@ -24,7 +24,7 @@ pub use crate::text::{is_safe, sanitize};
 pub use capture::{Capture, CaptureOptions, CaptureSummary, ConsoleReport, Recorded, Source, capture};
 pub use decode::LINE_LIMIT;
 pub use interpret::Interpreter;
-pub use readable::{Excerpt, decode_file, excerpt};
+pub use readable::{Excerpt, ReadableLines, decode_file, excerpt};
 
 #[cfg(test)]
 mod tests;

@@ -44,9 +44,9 @@ pub fn decode_file(raw: &Path, log: &Path) -> Result<u64> {
     Ok(counting.bytes)
 }
 
-/// Turns raw bytes into readable lines.
+/// Turns raw bytes into readable lines, however they were cut.
 #[derive(Default)]
-struct ReadableLines {
+pub struct ReadableLines {
     decoder: LineDecoder,
     /// The last text of the open line that was not blank, with the bytes that did not fit.
     best: String,
@@ -56,7 +56,8 @@ struct ReadableLines {
 }
 
 impl ReadableLines {
-    fn feed(&mut self, mut bytes: &[u8], output: &mut impl Write) -> std::io::Result<()> {
+    /// Writes the lines that these bytes end.
+    pub fn feed(&mut self, mut bytes: &[u8], output: &mut impl Write) -> std::io::Result<()> {
         while !bytes.is_empty() {
             if self.decoder.is_at_boundary() && !self.open {
                 let plain = plain_lines(bytes);
@@ -78,7 +79,8 @@ impl ReadableLines {
         Ok(())
     }
 
-    fn finish(&mut self, output: &mut impl Write) -> std::io::Result<()> {
+    /// Writes the line that was not ended, if any.
+    pub fn finish(&mut self, output: &mut impl Write) -> std::io::Result<()> {
         if self.open { self.end_line(output) } else { Ok(()) }
     }
 

@@ -255,6 +255,20 @@ pub enum Kind {
         /// What it did, in numbers: `frames dropped`, `processes`.
         effects: BTreeMap<String, u64>,
     },
+    /// No step begins any more; the machines end now, or are kept.
+    StepsEnded {},
+    /// The run stands still for somebody to look at its machines: before a step, or after one that failed.
+    RunHeld {
+        /// The step's number.
+        index: usize,
+        name: String,
+        reason: String,
+    },
+    /// It goes on.
+    RunReleased {
+        how: Release,
+        held_ms: u64,
+    },
     /// A signal asked the run to stop.
     Interrupted {
         signal: String,
@@ -375,6 +389,18 @@ impl Telling {
         self.telling_us = self.telling_us.saturating_add(more.telling_us);
         self.longest_us = self.longest_us.max(more.longest_us);
     }
+}
+
+/// How a run that stood still was let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Release {
+    /// With what comes next.
+    GoOn,
+    /// With the failed step once more.
+    Retry,
+    /// With nothing: it was stopped.
+    Stop,
 }
 
 /// Why a disturbance is over.

@@ -280,6 +280,20 @@ impl ImageStore {
     }
 
     fn remove_abandoned(&self) -> Result<()> {
+        self.abandoned(&mut |_| true)
+    }
+
+    /// Shows `take` what was left half made by builds that were killed, and removes it where it says so.
+    ///
+    /// # Errors
+    /// Infrastructure: the store cannot be read or locked.
+    pub fn left_over(work_root: &Path, take: &mut dyn FnMut(&[PathBuf]) -> bool) -> Result<()> {
+        let store = Self::at(work_root, work_root);
+        let there = ["temporary", "locks"].iter().all(|name| store.folder(name).is_dir());
+        if there { store.abandoned(take) } else { Ok(()) }
+    }
+
+    fn abandoned(&self, take: &mut dyn FnMut(&[PathBuf]) -> bool) -> Result<()> {
         let _moment = self.temporary_moment()?;
         let parent = self.root.join("temporary");
         let entries = fs::read_dir(&parent).infrastructure(|| format!("failed to read `{}`", parent.display()))?;
@@ -289,10 +303,11 @@ impl ImageStore {
                 if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
                     continue;
                 }
-                if remove_tree(&path.with_extension("folder")) {
+                let folder = path.with_extension("folder");
+                if take(&[folder.clone(), path.clone()]) && remove_tree(&folder) {
                     let _ = fs::remove_file(&path);
                 }
-            } else if path.is_dir() && !path.with_extension("lock").exists() {
+            } else if path.is_dir() && !path.with_extension("lock").exists() && take(std::slice::from_ref(&path)) {
                 remove_tree(&path);
             }
         }

@@ -136,14 +136,47 @@ fn sweep(runs: &Path) {
     }
 }
 
+/// Shows `take` the folders of each run that nobody holds, and removes them where it says so. Meanwhile no run begins.
+///
+/// # Errors
+/// `infrastructure`: the folder of runs cannot be read.
+pub fn left_over(work_root: &Path, take: &mut dyn FnMut(&[PathBuf]) -> bool) -> Result<()> {
+    let runs = work_root.join("runs");
+    let failed = || format!("failed to read `{}`", runs.display());
+    let all = match File::open(&runs) {
+        Ok(all) => all,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).infrastructure(failed),
+    };
+    flock(&all, FlockOperation::LockExclusive).infrastructure(failed)?;
+    for entry in fs::read_dir(&runs).infrastructure(failed)?.flatten() {
+        let scratch = entry.path();
+        let Ok(folder) = File::open(&scratch) else { continue };
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        let mut both = vec![scratch.clone()];
+        both.extend(runtime_of(&scratch).filter(|runtime| runtime.is_dir()));
+        if take(&both) {
+            remove(&scratch);
+        }
+    }
+    Ok(())
+}
+
+/// The runtime folder of a run, where the link to it leads to one of ours.
+fn runtime_of(scratch: &Path) -> Option<PathBuf> {
+    let runtime = fs::read_link(scratch.join(LINK)).ok()?;
+    runtime.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes())).then_some(runtime)
+}
+
 /// Best effort: what cannot be removed now is tried again by the next run.
 fn remove(scratch: &Path) {
-    if let Ok(runtime) = fs::read_link(scratch.join(LINK)) {
-        let ours = runtime.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
-        if ours && fs::remove_dir_all(&runtime).is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
-            // Found again through the link.
-            return;
-        }
+    if let Some(runtime) = runtime_of(scratch)
+        && fs::remove_dir_all(&runtime).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
+    {
+        // Found again through the link.
+        return;
     }
     let _ = fs::remove_dir_all(scratch);
 }

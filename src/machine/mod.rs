@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-pub use folders::{RunFolders, abandon as abandon_folders};
+pub use folders::{RunFolders, abandon as abandon_folders, left_over as left_over_folders};
 pub use recorder::RecorderMachine;
 pub use state::{MachineState, WaitHandle};
 

@@ -15,7 +15,7 @@ use crate::error::{Context, Result};
 pub const RECORD_VERSION: u32 = 1;
 
 /// What is known of a machine that is up.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MachineRecord {
     pub version: u32,
     pub run: String,
@@ -32,6 +32,9 @@ pub struct MachineRecord {
     pub control: PathBuf,
     /// Kept on purpose after its run.
     pub kept: bool,
+    /// Where its run records what it prints: the machine's folder in the proof root.
+    #[serde(default)]
+    pub evidence: PathBuf,
     /// Where a kept machine's console goes.
     pub console: PathBuf,
     /// Of a kept machine: guest TCP port and the host's port that leads to it.
@@ -43,24 +46,18 @@ pub fn folder(work_root: &Path) -> PathBuf {
     work_root.join("running")
 }
 
-/// The records of machines that are up, by file name; those whose keeper is gone are removed on the way.
+/// The records of machines that are up, the oldest first; those whose keeper is gone are removed on the way.
 pub fn live(work_root: &Path) -> Result<Vec<MachineRecord>> {
-    let folder = folder(work_root);
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).infrastructure(|| format!("failed to read `{}`", folder.display())),
-    };
+    left_over(work_root, &mut |_| true)?;
+    peek(work_root)
+}
+
+/// As `live`, and removes nothing.
+pub fn peek(work_root: &Path) -> Result<Vec<MachineRecord>> {
     let mut records = Vec::new();
-    for entry in entries {
-        let path = entry.infrastructure(|| format!("failed to read `{}`", folder.display()))?.path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
+    for path in paths(work_root)? {
         let Ok(file) = File::open(&path) else { continue };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // Nobody holds it: its keeper is gone.
-            let _ = fs::remove_file(&path);
+        if is_stale(&file) {
             continue;
         }
         // A keeper that is just writing its record has it locked and incomplete for a moment.
@@ -71,4 +68,38 @@ pub fn live(work_root: &Path) -> Result<Vec<MachineRecord>> {
     records
         .sort_by(|left: &MachineRecord, right| (&left.started, &left.machine).cmp(&(&right.started, &right.machine)));
     Ok(records)
+}
+
+/// Shows `take` each record whose keeper is gone, and removes it where it says so.
+pub fn left_over(work_root: &Path, take: &mut dyn FnMut(&[PathBuf]) -> bool) -> Result<()> {
+    for path in paths(work_root)? {
+        let Ok(file) = File::open(&path) else { continue };
+        if is_stale(&file) && take(std::slice::from_ref(&path)) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+    Ok(())
+}
+
+/// Nobody holds it; the lock that this takes goes with the file.
+fn is_stale(file: &File) -> bool {
+    flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+fn paths(work_root: &Path) -> Result<Vec<PathBuf>> {
+    let folder = folder(work_root);
+    let failed = || format!("failed to read `{}`", folder.display());
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).infrastructure(failed),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.infrastructure(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
 }

@@ -69,6 +69,7 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
             memory: definition.memory.bytes(),
             control: folders.runtime().join("keeper.sock"),
             kept: false,
+            evidence: folders.scratch().join("evidence"),
             console: folders.runtime().join("console.sock"),
             forwards: Vec::new(),
         },

@@ -22,7 +22,7 @@ pub use copy::{check_destination, copy};
 pub use environment::Environment;
 pub use reports::{Difference, Replay, replay, write_reports};
 pub(crate) use root::random_id;
-pub use root::{ProofEntry, ProofRoot, find, list};
+pub use root::{ProofEntry, ProofRoot, find, is_under_way, list, until_over};
 pub use seal::{Seal, SealRequest, seal};
 pub use verify::{Finding, Verification, verify};
 

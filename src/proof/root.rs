@@ -1,9 +1,12 @@
 //! Where proof roots are, how one is made, found and published.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::atomic::sync_directory;
 use super::seal::{SEAL_FILE, Seal};
@@ -24,6 +27,8 @@ const LATEST: &str = "latest";
 pub struct ProofRoot {
     path: PathBuf,
     run: String,
+    /// Locked for as long as the run goes on; the kernel lets go of it however that ends.
+    _under_way: Arc<File>,
 }
 
 impl ProofRoot {
@@ -41,10 +46,12 @@ impl ProofRoot {
         fs::create_dir_all(&folder).map_err(failed)?;
         // Not `create_dir_all`: two runs must never share a proof root.
         fs::create_dir(&path).map_err(failed)?;
+        let under_way = File::open(&path).map_err(failed)?;
+        flock(&under_way, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
         fs::create_dir(path.join(MACHINES_DIRECTORY)).map_err(failed)?;
         fs::create_dir(path.join(ARTIFACTS_DIRECTORY)).map_err(failed)?;
         sync_directory(&path).and_then(|()| sync_directory(&folder)).map_err(failed)?;
-        Ok(Self { path, run })
+        Ok(Self { path, run, _under_way: Arc::new(under_way) })
     }
 
     pub fn path(&self) -> &Path {
@@ -99,6 +106,22 @@ fn publish(root: &Path) -> Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     moved.infrastructure(failed)
+}
+
+/// Whether a run is writing this proof root now. What is neither under way nor sealed was left by one that was killed.
+pub fn is_under_way(root: &Path) -> bool {
+    File::open(root).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockShared).is_err())
+}
+
+/// Returns once no run writes this proof root any more, sealed or not. Blocks its thread; the kernel wakes it.
+pub fn until_over(root: &Path) -> io::Result<()> {
+    let folder = File::open(root)?;
+    loop {
+        match flock(&folder, FlockOperation::LockShared) {
+            Err(rustix::io::Errno::INTR) => {}
+            waited => return waited.map_err(Into::into),
+        }
+    }
 }
 
 /// A proof root as `proof list` shows it.

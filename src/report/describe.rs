@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::text;
-use crate::event::{FaultEnd, Kind, MarkerStanding, Outcome, PortTraffic, StopCause};
+use crate::event::{FaultEnd, Kind, MarkerStanding, Outcome, PortTraffic, Release, StopCause};
 
 /// `name[.node] [key=value ...]`
 pub fn marker_text(name: &str, node: Option<&str>, arguments: &BTreeMap<String, String>) -> String {
@@ -54,6 +54,14 @@ pub fn fault_end(cause: FaultEnd) -> &'static str {
         FaultEnd::Healed => "is healed",
         FaultEnd::RunEnded => "ends with the run",
         FaultEnd::Failed => "failed",
+    }
+}
+
+pub fn release(how: Release) -> &'static str {
+    match how {
+        Release::GoOn => "goes on",
+        Release::Retry => "tries the step again",
+        Release::Stop => "is stopped",
     }
 }
 
@@ -162,6 +170,11 @@ pub fn describe(kind: &Kind) -> String {
             let effects = effects_text(effects);
             let did = if effects.is_empty() { String::new() } else { format!(": {effects}") };
             format!("fault {fault} {} after {}{did}", fault_end(*cause), text::duration(*duration_ms))
+        }
+        Kind::StepsEnded {} => "the steps are over".into(),
+        Kind::RunHeld { index: _, name, reason } => format!("held at step {name}: {reason}"),
+        Kind::RunReleased { how, held_ms } => {
+            format!("{} after {}", release(*how), text::duration(*held_ms))
         }
         Kind::Interrupted { signal } => format!("{signal}: the run stops"),
         Kind::DeadlinePassed { deadline_ms } => {

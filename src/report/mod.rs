@@ -16,6 +16,7 @@ mod markdown;
 pub mod progress;
 mod render;
 pub mod result;
+pub mod standing;
 pub mod story;
 pub mod terminal;
 #[cfg(test)]

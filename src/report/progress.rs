@@ -164,6 +164,8 @@ fn importance(kind: &Kind, severity: Severity) -> Importance {
             | Kind::GateDecided { .. }
             | Kind::FaultBegan { .. }
             | Kind::FaultEnded { .. }
+            | Kind::RunHeld { .. }
+            | Kind::RunReleased { .. }
             | Kind::Interrupted { .. }
             | Kind::DeadlinePassed { .. }
             | Kind::BudgetCrossed { .. }
@@ -180,6 +182,7 @@ fn importance(kind: &Kind, severity: Severity) -> Importance {
             | Kind::DeployerEnded { .. }
             | Kind::CommandFinished { .. }
             | Kind::ArtifactSaved { .. }
+            | Kind::StepsEnded {}
             | Kind::RunClosed { .. } => Importance::Detail,
             // A guest can print very many of them.
             Kind::MarkerSeen { .. } => Importance::Everything,

@@ -60,7 +60,14 @@ pub fn decide(view: &View) -> Decision {
             ),
         },
     };
-    Decision { verdict, reason }
+    match verdict {
+        // Somebody was at its machines: what came of it is not the lane's doing alone.
+        Verdict::Passed | Verdict::Reproduced if view.holds > 0 => Decision {
+            verdict: Verdict::Interrupted,
+            reason: format!("the run was held for somebody to look, so it proves nothing ({reason})"),
+        },
+        verdict => Decision { verdict, reason },
+    }
 }
 
 /// The verdict of a log as it is: `incomplete` unless its last event is the closing one.
@@ -267,6 +274,21 @@ mod tests {
             } else {
                 assert_eq!(decided, expected);
             }
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_held_never_passes_and_what_failed_stays_failed() {
+        let held = || Kind::RunHeld { index: 1, name: "kv".into(), reason: "asked for".into() };
+        let released = || Kind::RunReleased { how: crate::event::Release::GoOn, held_ms: 1000 };
+        for (base, expected) in [
+            (sample::passed(), Verdict::Interrupted),
+            (sample::control_reproduced(), Verdict::Interrupted),
+            (sample::failed_gate(), Verdict::Failed),
+        ] {
+            let view = View::of(&with(base, vec![held(), released()]));
+            assert_eq!(verdict(&view).verdict, expected);
+            assert!(view.held.is_none());
         }
     }
 

@@ -151,6 +151,7 @@ async fn start_one(
                     memory: definition.memory.bytes(),
                     control: runtime.join("keeper.sock"),
                     kept: false,
+                    evidence: evidence.clone(),
                     console: kept_folder(surroundings.work_root, surroundings.run, name).join("console.raw"),
                     forwards: Vec::new(),
                 },

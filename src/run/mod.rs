@@ -26,6 +26,6 @@ mod steps;
 
 pub use checkpoints::Checkpoints;
 pub use networks::Networks;
-pub use session::{RunOptions, RunOutcome, run};
+pub use session::{Keep, RunOptions, RunOutcome, run};
 pub use signals::SignalWatch;
 pub use steps::RunningMachine;

@@ -18,7 +18,7 @@ use super::steps::{RunningMachine, StepContext};
 use super::{environment, executor, netboot};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Finding, Kind, LOG_VERSION, Reporter, Verdict};
+use crate::event::{Finding, Kind, LOG_VERSION, Reporter, Severity, Verdict};
 use crate::image::{BuiltImage, ImageProgress, ImageRequest, ImageStore};
 use crate::lane::model::Backend;
 use crate::machine::RunFolders;
@@ -27,7 +27,7 @@ use crate::plan::model::{Accelerator, LockState};
 use crate::preflight::{self, PreflightInputs, accelerator};
 use crate::proof::environment::ExecutionModel;
 use crate::proof::{self, ProofRoot, SealRequest};
-use crate::report::Story;
+use crate::report::{self, Story};
 use crate::secret::Secrets;
 
 /// What a run is to do beside its plan.
@@ -37,12 +37,22 @@ pub struct RunOptions {
     pub work_root: PathBuf,
     /// What relative paths in the plan's lane are relative to.
     pub project_root: PathBuf,
-    /// Leave the machines up.
-    pub keep: bool,
+    /// Whether to leave the machines up.
+    pub keep: Keep,
     /// Image versions other than the lock's are an error.
     pub locked: bool,
     /// What started the run, where a runner or a check did.
     pub started_by: Option<ExecutionModel>,
+}
+
+/// When machines outlive their run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    #[default]
+    Never,
+    /// When its verdict is not a good one.
+    OnFailure,
+    Always,
 }
 
 /// What a run leaves.
@@ -67,7 +77,14 @@ pub async fn run(options: RunOptions, observer: Observer, progress: Arc<dyn Imag
     proof::write_json_atomic(&root.path().join(proof::root::LANE_FILE), &plan.lane)?;
     proof::write_json_atomic(&root.path().join(proof::root::PLAN_FILE), plan)?;
     let cancel = CancellationToken::new();
-    let dispatcher = Dispatcher::start(&root.events(), began, vec![observer], cancel.clone())?;
+    let (decider, decided) = tokio::sync::mpsc::unbounded_channel();
+    let deciding: Observer = Box::new(move |event, view| {
+        if matches!(event.event, Kind::StepsEnded {}) {
+            // Nobody has to ask.
+            let _ = decider.send(report::decide(view).verdict);
+        }
+    });
+    let dispatcher = Dispatcher::start(&root.events(), began, vec![observer, deciding], cancel.clone())?;
     let reporter = dispatcher.reporter();
     reporter.info(None, run_started(plan, &root));
     reporter.info(None, Kind::StepsPlanned { steps: executor::summaries(&plan.lane.steps) });
@@ -84,6 +101,7 @@ pub async fn run(options: RunOptions, observer: Observer, progress: Arc<dyn Imag
         progress: progress.as_ref(),
         facts: environment::Facts { started_by: options.started_by, ..Default::default() },
         kept: Vec::new(),
+        decided,
     };
     if let Err(error) = session.perform().await {
         session.report_error(&error);
@@ -141,6 +159,8 @@ struct Session<'a> {
     progress: &'a dyn ImageProgress,
     facts: environment::Facts,
     kept: Vec<String>,
+    /// The verdict as it stands when the steps are over.
+    decided: tokio::sync::mpsc::UnboundedReceiver<Verdict>,
 }
 
 /// What the accelerator's proof came to.
@@ -248,8 +268,14 @@ impl Session<'_> {
         };
         let deadline = plan.lane.deadline.scaled(chosen.factor).duration();
         executor::execute(&context, &plan.lane.steps, deadline, self.cancel).await;
+        self.reporter.report(Severity::Debug, None, Kind::StepsEnded {});
+        let keep = match self.options.keep {
+            Keep::Never => false,
+            Keep::Always => true,
+            Keep::OnFailure => self.stands_badly().await,
+        };
         // Ctrl-C means: nothing left running, also where the machines were to be kept.
-        let keep = self.options.keep && !self.cancel.is_cancelled();
+        let keep = keep && !self.cancel.is_cancelled();
         context.faults.end(&context, keep).await;
         if keep {
             self.keep(&context.machines).await;
@@ -290,6 +316,15 @@ impl Session<'_> {
         }
         let (root, scratch) = (&self.options.project_root, folders.scratch());
         RunDeployer::start(&lane, bundles, root, scratch, networks.clone(), secrets, self.reporter).await.map(Some)
+    }
+
+    /// Whether the verdict is not a good one, now that the steps are over.
+    async fn stands_badly(&mut self) -> bool {
+        tokio::select! {
+            verdict = self.decided.recv() => verdict.is_none_or(|verdict| verdict.exit_code() != 0),
+            // A log that cannot be written tells nobody anything, and cancels.
+            () = self.cancel.cancelled() => false,
+        }
     }
 
     async fn keep(&mut self, machines: &BTreeMap<String, RunningMachine>) {

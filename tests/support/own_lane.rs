@@ -1,7 +1,8 @@
 //! A lane of a test's own, in a folder, a work root and a runtime folder of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -103,6 +104,19 @@ impl Drop for OwnLane {
 pub fn entries(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     entries.filter(|path| !path.file_name().unwrap().as_encoded_bytes().starts_with(b".")).collect()
+}
+
+/// Asks the monitor of a machine's QEMU for something, as anyone who finds its socket can.
+pub fn ask_monitor(record: &serde_json::Value, command: &str) {
+    let socket = Path::new(record["control"].as_str().unwrap()).with_file_name("qmp.sock");
+    let mut monitor = UnixStream::connect(socket).unwrap();
+    monitor.set_read_timeout(Some(process::END)).unwrap();
+    let mut lines = BufReader::new(monitor.try_clone().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("QMP"), "it greets");
+    for command in ["qmp_capabilities", command] {
+        writeln!(monitor, "{{\"execute\": \"{command}\"}}").unwrap();
+        assert!(lines.any(|line| line.unwrap().contains("\"return\"")));
+    }
 }
 
 /// A command that is going on, whose standard error is read as it comes.

@@ -211,6 +211,7 @@ impl Keeper {
                 self.take_order(stdin);
             }
             if child_ended {
+                self.record_the_rest();
                 return self.child.wait();
             }
         }
@@ -302,23 +303,40 @@ impl Keeper {
         say(&Status::Kept);
     }
 
-    fn record_console(&mut self, index: usize) {
-        let Some(kept) = &mut self.kept else { return };
+    /// What the machine printed last may still be on its way when it has ended.
+    fn record_the_rest(&mut self) {
+        while let Some(kept) = &self.kept
+            && !kept.consoles.is_empty()
+        {
+            let left = kept.consoles.len();
+            if !self.record_console(0)
+                && let Some(kept) = &mut self.kept
+                && kept.consoles.len() == left
+            {
+                kept.consoles.remove(0);
+            }
+        }
+    }
+
+    /// Takes what has come, once; false when nothing had. At its end the console goes.
+    fn record_console(&mut self, index: usize) -> bool {
+        let Some(kept) = &mut self.kept else { return false };
         let console = &mut kept.consoles[index];
         let mut bytes = [0; 16 << 10];
-        let keep = match console.stream.read(&mut bytes) {
-            Ok(0) => false,
+        let (came, keep) = match console.stream.read(&mut bytes) {
+            Ok(0) => (false, false),
             Ok(count) => {
                 // Beyond the cap the console is still read, so that the guest does not stall on it.
                 let wanted = count.min(usize::try_from(console.left).unwrap_or(usize::MAX));
                 console.left -= wanted as u64;
-                console.file.write_all(&bytes[..wanted]).is_ok()
+                (true, console.file.write_all(&bytes[..wanted]).is_ok())
             }
-            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Err(error) => (false, matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)),
         };
         if !keep {
             kept.consoles.remove(index);
         }
+        came
     }
 
     /// A caller on the control socket: anything it says is a wish to stop. It gets its answer when the machine is gone.

@@ -28,6 +28,8 @@ pub struct View {
     pub machines: BTreeMap<String, MachineView>,
     /// The log has said which steps there are.
     pub steps_planned: bool,
+    /// No step begins any more.
+    pub steps_ended: bool,
     /// By index.
     pub steps: BTreeMap<usize, StepView>,
     /// In the lane's order.
@@ -47,6 +49,10 @@ pub struct View {
     /// Events of severity `warning` and `error` that are no trouble by themselves.
     pub warnings: Window<Notice>,
     pub interruptions: Window<Interruption>,
+    /// Where it stands still now.
+    pub held: Option<HoldView>,
+    /// How often it stood still.
+    pub holds: u64,
     pub closed: Option<Closing>,
     /// Events after the closing one: there must be none.
     pub events_after_closing: u64,
@@ -262,6 +268,15 @@ pub struct Notice {
     pub severity: Severity,
     pub machine: Option<String>,
     pub text: String,
+}
+
+/// A run that stands still.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HoldView {
+    /// The number of the step before or after which.
+    pub step: usize,
+    pub reason: String,
+    pub at_ns: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -217,6 +217,12 @@ impl View {
                     None => self.faults_ended_unseen = self.faults_ended_unseen.saturating_add(1),
                 }
             }
+            Kind::StepsEnded {} => self.steps_ended = true,
+            Kind::RunHeld { index, name: _, reason } => {
+                self.holds = self.holds.saturating_add(1);
+                self.held = Some(HoldView { step: *index, reason: reason.clone(), at_ns });
+            }
+            Kind::RunReleased { how: _, held_ms: _ } => self.held = None,
             Kind::Interrupted { signal } => {
                 self.interruptions.push(Interruption { at_ns, signal: signal.clone() });
                 self.plain_trouble(event, TroubleKind::Interrupted);
