@@ -12,6 +12,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 build_agent := RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --locked --profile agent \
   --target $(target) --no-default-features --bin bootproof-agent
 
+# Machines through libvirt, where its C library is; looked for when it is needed, after what is missing was installed.
+features = $(shell pkg-config --exists libvirt 2>/dev/null && echo --features libvirt)
+
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
@@ -28,7 +31,7 @@ agent: setup
 
 # Both at a time: each has stretches in which it keeps one core busy and no more.
 release: setup
-	@$(build_agent) & agent=$$!; cargo build --locked --release; built=$$?; wait $$agent && exit $$built
+	@$(build_agent) & agent=$$!; cargo build --locked --release $(features); built=$$?; wait $$agent && exit $$built
 
 quickstart: release ## boot a real machine with etcd and PostgreSQL, and leave the proof
 	@target/release/bootproof run quickstart
@@ -36,9 +39,9 @@ quickstart: release ## boot a real machine with etcd and PostgreSQL, and leave t
 test: setup-tests agent ## everything that has to pass, real machines included
 	@scripts/check-rust clippy rustfmt
 	cargo fmt --check
-	cargo clippy --quiet --locked --all-targets -- -D warnings
+	cargo clippy --quiet --locked --all-targets $(features) -- -D warnings
 	cargo clippy --quiet --locked --no-default-features --bin bootproof-agent -- -D warnings
-	cargo test --locked --lib --bins --tests
+	cargo test --locked $(features) --lib --bins --tests
 
 nightly: release ## what takes longer than a commit may wait for
 	BOOTPROOF_CRASH_MOMENTS=100 cargo test --locked --test crash

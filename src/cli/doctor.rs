@@ -6,7 +6,7 @@ use super::Context;
 use crate::error::Result;
 use crate::image;
 use crate::lane::units::Size;
-use crate::machine::qemu;
+use crate::machine::{capabilities, qemu};
 use crate::plan::model::ImageSource;
 use crate::preflight::accelerator::{self, HostKey};
 use crate::preflight::host;
@@ -16,6 +16,9 @@ pub struct Arguments {
     /// As JSON, on standard output
     #[arg(long)]
     json: bool,
+    /// Tell what each backend can do instead, as a table
+    #[arg(long, conflicts_with = "json")]
+    backends: bool,
 }
 
 /// One thing that was looked at.
@@ -40,6 +43,10 @@ enum State {
 }
 
 pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
+    if arguments.backends {
+        print!("{}", capabilities::markdown());
+        return Ok(ExitCode::SUCCESS);
+    }
     let examined = examine(context);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&examined).expect("findings are plain data"));

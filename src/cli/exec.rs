@@ -196,6 +196,8 @@ impl OneMachine<'_> {
             factor: accelerator::deadline_factor(self.mode),
             checkpoints: &self.checkpoints(context, &evidence_folder(folders), &reporter, cancel).await?,
             making: None,
+            libvirt: None,
+            recorded: false,
         };
         let machines = machines::start(&surroundings, folders, &self.images).await?;
         let machine = machines.values().next().expect("the lane has one machine");

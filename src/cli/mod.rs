@@ -3,6 +3,7 @@
 //! What always holds: standard output carries the answer and nothing else; everything said about the work goes to
 //! standard error; an error is printed in one place, here, and its kind alone decides the exit code.
 
+mod backend;
 mod budget;
 mod cache;
 mod checkpoint;
@@ -16,6 +17,7 @@ mod guard;
 mod hardware;
 mod image;
 mod lane;
+mod libvirt;
 mod logs;
 mod man;
 mod naming;
@@ -107,6 +109,14 @@ enum Command {
     /// Holds one QEMU for a run; not for people
     #[command(hide = true)]
     Keeper,
+    /// Administer what is left behind at a libvirt
+    Libvirt(libvirt::Arguments),
+    /// Holds one domain of libvirt's for a run; not for people
+    #[command(hide = true)]
+    LibvirtHolder {
+        /// The listening socket that it inherits.
+        socket: std::os::fd::RawFd,
+    },
     /// Carries one connection of a guest to a declared service; not for people
     #[command(hide = true)]
     Relay(relay::Arguments),
@@ -142,6 +152,8 @@ pub fn main() -> ExitCode {
         Command::Clean(arguments) => clean::run(&context, arguments),
         Command::Completions(arguments) => completions::run(arguments),
         Command::Man(arguments) => man::run(arguments),
+        Command::Libvirt(arguments) => libvirt::run(&context, arguments),
+        Command::LibvirtHolder { socket } => return crate::machine::libvirt::hold(socket),
         Command::Keeper => return crate::machine::keeper::main(),
         Command::Relay(arguments) => relay::run(arguments),
     };

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::error::Result;
 use crate::image::{self, ImageRequest};
-use crate::lane::model::{Backend, Lane, Start};
+use crate::lane::model::{Lane, Start};
 use crate::plan::model::{Accelerator, AcceleratorRequest, ImageSource, Plan, PlannedAccelerator};
 use crate::plan::{self, PlanInputs};
 use crate::preflight::accelerator::{HostKey, cached, deadline_factor};
@@ -64,7 +64,7 @@ impl PlanArguments {
         let Lane { machines, images, .. } = lane;
         for machine in machines.values_mut() {
             let from_medium = images.get(&machine.image).is_some_and(|image| image.iso.is_some());
-            if machine.backend == Backend::Qemu && !from_medium {
+            if machine.backend.is_virtual() && !from_medium {
                 machine.start = self.start();
             }
         }
@@ -100,7 +100,7 @@ impl PlanArguments {
             let planned = image::plan_image(&context.work_root, &context.project_root, &request)?;
             images.insert(name.to_owned(), planned);
         }
-        let needs_qemu = lane.machines.values().any(|machine| machine.backend == Backend::Qemu);
+        let needs_qemu = lane.machines.values().any(|machine| machine.backend.is_virtual());
         let mode = if needs_qemu { self.known_mode(context) } else { Some(Accelerator::Tcg) };
         let accelerator = PlannedAccelerator {
             requested: self.request(),

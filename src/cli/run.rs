@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use super::Context;
+use super::backend::BackendArguments;
 use super::lane::LaneArguments;
 use super::planning::PlanArguments;
 use super::print::print_error;
@@ -35,6 +36,8 @@ pub struct Arguments {
     lane: LaneArguments,
     #[command(flatten)]
     plan: PlanArguments,
+    #[command(flatten)]
+    backend: BackendArguments,
     /// Leave up what is up when the steps are over; `bootproof ps` and `bootproof stop` find it again
     #[arg(long, env = "BOOTPROOF_KEEP", value_parser = clap::builder::FalseyValueParser::new())]
     keep: bool,
@@ -85,8 +88,10 @@ fn run_all(context: &Context, arguments: &Arguments, runtime: &tokio::runtime::R
     }
     let mut worst: Option<Verdict> = None;
     let mut results = Vec::new();
-    for (lane, control) in lanes(context, arguments)? {
-        let plan = arguments.plan.plan(context, lane, control)?;
+    for (mut lane, control) in lanes(context, arguments)? {
+        arguments.backend.put(&mut lane);
+        let mut plan = arguments.plan.plan(context, lane, control)?;
+        arguments.backend.complete(&mut plan);
         let outcome = runtime.block_on(run_one(context, arguments, plan))?;
         worst = Some(worst.map_or(outcome.verdict, |worst| graver(worst, outcome.verdict)));
         let stop = outcome.verdict == Verdict::Interrupted;

@@ -56,6 +56,36 @@ pub struct BuiltImage {
     pub provenance: Option<Provenance>,
 }
 
+impl BuiltImage {
+    /// Stands for an image that is not built, where nothing is started: its files have the names of what they would be.
+    pub fn unbuilt(name: &str, source: ImageSource) -> Self {
+        let file = |what: &str| PathBuf::from(format!("/not-built/{name}/{what}"));
+        let kernel = || Boot::Kernel {
+            kernel: file("kernel"),
+            uncompressed_kernel: None,
+            initramfs: file("initramfs"),
+            parameters: Vec::new(),
+        };
+        let boot = match source {
+            ImageSource::Tiny | ImageSource::Debian => kernel(),
+            ImageSource::Iso => Boot::Medium { path: file("medium.iso"), network: None },
+            ImageSource::Nix | ImageSource::Disk => Boot::Firmware,
+        };
+        let has_disk = !matches!(source, ImageSource::Tiny | ImageSource::Iso);
+        Self {
+            source,
+            digest: String::new(),
+            lock: LockState::NotNeeded,
+            built: false,
+            boot,
+            disk: has_disk.then(|| BaseDisk { path: file("disk"), format: DiskFormat::Raw, virtual_size: 0 }),
+            shares: Vec::new(),
+            packages: Vec::new(),
+            provenance: None,
+        }
+    }
+}
+
 /// How a machine gets from power-on into the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]

@@ -32,6 +32,11 @@ pub struct SwitchedNetworkDocument {
     /// deployer in this network, where it serves something to boot, when left out.
     #[serde(default)]
     pub boot_file: Option<Spanned<String>>,
+    /// What it is where machines are libvirt's, which cannot plug them into bootproof's own switch: a network of libvirt's
+    /// (`network:default`), a bridge of the host's (`bridge:br0`), or `user`, where machines reach what the host reaches and
+    /// not each other. Such a lane cannot run under libvirt when left out.
+    #[serde(default)]
+    pub libvirt: Option<Spanned<String>>,
 }
 
 /// A machine's place in a network.

@@ -5,12 +5,15 @@
 //! What always holds: a machine never outlives its run unless it was kept on purpose (see `keeper`).
 
 mod boundary;
+pub mod capabilities;
 mod consoles;
 mod folders;
 pub mod keeper;
+pub mod libvirt;
 pub mod qemu;
 mod recorder;
 pub mod registry;
+mod resets;
 mod state;
 
 use std::collections::BTreeMap;

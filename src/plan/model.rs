@@ -30,6 +30,29 @@ pub struct Plan {
     pub disk_peak: Size,
     /// Guest memory in all.
     pub memory_peak: Size,
+    /// Which libvirt the machines run under that are libvirt's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt_uri: Option<String>,
+    #[serde(default, skip_serializing_if = "BackendMode::is_real")]
+    pub backend_mode: BackendMode,
+}
+
+/// Whether a run starts anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendMode {
+    #[default]
+    Real,
+    /// What would be started is written into the proof.
+    Record,
+    /// Nothing may be started.
+    Disabled,
+}
+
+impl BackendMode {
+    pub fn is_real(&self) -> bool {
+        *self == BackendMode::Real
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

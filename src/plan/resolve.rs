@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::model::{ImageSource, PLAN_VERSION, Plan, PlannedAccelerator, PlannedImage};
+use super::model::{BackendMode, ImageSource, PLAN_VERSION, Plan, PlannedAccelerator, PlannedImage};
 use crate::error::{Error, Result};
-use crate::lane::model::{Action, Backend, Image, Lane, Step};
+use crate::lane::model::{Action, Image, Lane, Step};
 use crate::lane::units::{Size, Span};
 
 /// A hold ends by itself; what comes on top is for starting and ending it, and is stretched like a deadline.
@@ -26,7 +26,7 @@ pub fn images_needed(lane: &Lane) -> BTreeMap<&str, &Image> {
     let used: BTreeSet<&str> = lane
         .machines
         .values()
-        .filter(|machine| machine.backend == Backend::Qemu)
+        .filter(|machine| machine.backend.is_virtual())
         .map(|machine| machine.image.as_str())
         .chain(
             lane.deployer
@@ -79,7 +79,7 @@ pub fn resolve(lane: Lane, inputs: PlanInputs) -> Result<Plan> {
     let factor = inputs.accelerator.deadline_factor;
     let step_deadlines = lane.steps.iter().map(|step| step_deadline(step, factor)).collect();
     let memory_peak =
-        lane.machines.values().filter(|machine| machine.backend == Backend::Qemu).map(|machine| machine.memory);
+        lane.machines.values().filter(|machine| machine.backend.is_virtual()).map(|machine| machine.memory);
     Ok(Plan {
         version: PLAN_VERSION,
         lane_digest: lane.digest(),
@@ -89,6 +89,8 @@ pub fn resolve(lane: Lane, inputs: PlanInputs) -> Result<Plan> {
         step_deadlines,
         disk_peak: disk_peak(&lane, &inputs.images),
         memory_peak: sum(memory_peak),
+        libvirt_uri: None,
+        backend_mode: BackendMode::Real,
         images: inputs.images,
         lane,
     })

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
-use super::model::{Accelerator, AcceleratorRequest, ImageSource, LockState, Plan};
+use super::model::{Accelerator, AcceleratorRequest, BackendMode, ImageSource, LockState, Plan};
 use crate::lane::all_steps;
 use crate::lane::model::{
     Action, Backend, Command, DeployerAction, Disk, Expected, Fault, Firmware, Lane, Machine, PowerAction,
     SecretSource, Start, Step, Tier, WriteCache,
 };
 use crate::lane::units::{Size, Span};
+use crate::machine::capabilities::{self, Missing};
+use crate::machine::libvirt::Target;
 
 macro_rules! names {
     ($type:ty { $($variant:ident => $name:literal),+ $(,)? }) => {
@@ -196,6 +198,19 @@ pub fn plan_text(plan: &Plan) -> String {
             "  accelerator  unproven: the run proves it first, and stretches deadlines if need be (requested {requested})"
         ),
     };
+    if let Some(uri) = &plan.libvirt_uri {
+        let _ = writeln!(text, "  libvirt      {uri}");
+        let remote = Target::new(uri).is_remote();
+        for Missing { machine, need, why } in capabilities::missing(lane, remote) {
+            let who = machine.unwrap_or_else(|| "the lane".into());
+            let _ = writeln!(text, "  blocked      {who} needs {need}, which libvirt lacks: {why}");
+        }
+    }
+    match plan.backend_mode {
+        BackendMode::Real => {}
+        BackendMode::Record => text.push_str("  mode         record: nothing is started, and the run is blocked\n"),
+        BackendMode::Disabled => text.push_str("  mode         disabled: the run is blocked\n"),
+    }
     let _ = writeln!(text, "  deadline     {}", plan.deadline);
     let _ = writeln!(text, "  memory       {} for guests", plan.memory_peak);
     let _ = writeln!(text, "  disk         {} at most", approximate(plan.disk_peak));

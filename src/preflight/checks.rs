@@ -4,8 +4,10 @@ use std::path::Path;
 
 use super::host;
 use crate::event::Finding;
-use crate::lane::model::{Backend, Firmware};
+use crate::lane::model::{Firmware, LibvirtNetwork};
 use crate::lane::units::Size;
+use crate::machine::capabilities::{self, Missing};
+use crate::machine::libvirt::{Host, Target};
 use crate::machine::{qemu, registry};
 use crate::plan::model::{Accelerator, AcceleratorRequest, Plan};
 
@@ -23,6 +25,8 @@ pub struct PreflightInputs<'a> {
     /// What the proof of the accelerator says.
     pub accelerator: Accelerator,
     pub accelerator_detail: &'a str,
+    /// The libvirt that machines run under, as it said of itself.
+    pub libvirt: Option<&'a Host>,
     /// What the images' rooms miss (`image::missing_tools`).
     pub image_findings: Vec<Finding>,
 }
@@ -30,12 +34,13 @@ pub struct PreflightInputs<'a> {
 /// Everything that speaks against starting; empty, or nothing blocking in it, means go.
 pub fn check(plan: &Plan, inputs: &PreflightInputs<'_>) -> Vec<Finding> {
     let mut findings = inputs.image_findings.clone();
-    let needs_qemu = plan.lane.machines.values().any(|machine| machine.backend == Backend::Qemu);
+    let needs_qemu = plan.lane.machines.values().any(|machine| machine.backend.is_virtual());
     if needs_qemu {
         check_qemu(plan, inputs, &mut findings);
         check_network_boot(plan, &mut findings);
         check_accelerator(plan, inputs, &mut findings);
     }
+    check_backends(plan, inputs, &mut findings);
     check_requirements(plan, &mut findings);
     check_memory(plan, inputs, &mut findings);
     check_disk(plan, inputs, &mut findings);
@@ -92,6 +97,55 @@ fn check_qemu(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Find
             "a machine boots by UEFI, and no OVMF firmware was found".into(),
             "install it (Debian and Ubuntu: `apt-get install ovmf`) or set BOOTPROOF_OVMF_CODE and BOOTPROOF_OVMF_VARS",
         ));
+    }
+}
+
+/// What machines need and their backends lack, and whether their libvirt is one that can do anything.
+fn check_backends(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
+    let target = plan.libvirt_uri.as_deref().map(Target::new);
+    let remote = target.as_ref().is_some_and(Target::is_remote);
+    for Missing { machine, need, why } in capabilities::missing(&plan.lane, remote) {
+        let who = machine.as_ref().map_or_else(|| "the lane".to_owned(), |name| format!("machine `{name}`"));
+        let backend =
+            target.as_ref().map_or_else(|| "its backend".to_owned(), |target| format!("libvirt at `{target}`"));
+        findings.push(blocking(
+            "backend",
+            format!("{who} needs {need}, which {backend} lacks: {why}"),
+            "run it with `--backend qemu`; `bootproof doctor --backends` tells what each can do",
+        ));
+    }
+    let (Some(target), Some(host)) = (target, inputs.libvirt) else { return };
+    if host.driver != "QEMU" {
+        findings.push(blocking(
+            "libvirt",
+            format!("libvirt at `{target}` drives `{}`, and machines are QEMU's", host.driver),
+            "name another with `--libvirt-uri`: `qemu:///session`, `qemu:///system`",
+        ));
+    }
+    for (name, network) in &plan.lane.networks {
+        let used = plan.lane.machines.values().any(|machine| {
+            machine.networks.contains_key(name) && capabilities::is_hosts(machine, network.libvirt.as_ref())
+        });
+        if !used {
+            continue;
+        }
+        if network.capture {
+            findings.push(Finding {
+                check: "backend".into(),
+                blocking: false,
+                message: format!("the network `{name}` is not recorded: it is libvirt's, and not our switch"),
+                remedy: Some(format!("say `networks.{name}.capture = false` where that is meant")),
+            });
+        }
+        if let (Some(LibvirtNetwork::Network { name: theirs }), Some(there)) = (&network.libvirt, &host.networks)
+            && !there.contains(theirs)
+        {
+            findings.push(blocking(
+                "libvirt",
+                format!("the network `{name}` is libvirt's `{theirs}`, and none of that name is up at `{target}`"),
+                "start it (`virsh net-start`), or name another: `--set networks.NAME.libvirt=network:NAME`",
+            ));
+        }
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Environment {
     pub host: Host,
     /// First line of `qemu-system-* --version`.
     pub qemu_version: Option<String>,
+    /// Where machines were to run under libvirt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<EnvironmentLibvirt>,
     /// `kvm` or `tcg`; `None` where no machine was to be started.
     pub vm_accelerator_mode: Option<String>,
     /// `probe-guest`, `cached-probe`, `requested`, `no-device`.
@@ -32,6 +35,17 @@ pub struct Environment {
     /// By the lane's name for the image.
     pub images: BTreeMap<String, EnvironmentImage>,
     pub execution_model: ExecutionModel,
+}
+
+/// A libvirt, as it said of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnvironmentLibvirt {
+    pub uri: String,
+    /// Of its daemon.
+    pub version: String,
+    /// Of the hypervisor that it drives.
+    pub hypervisor_version: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

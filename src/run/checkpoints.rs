@@ -232,6 +232,8 @@ impl Checkpoints<'_> {
             checkpoints: &BTreeMap::new(),
             ca_url: None,
             making: Some(&memory),
+            libvirt: None,
+            recorded: false,
         };
         let started = machines::start(&surroundings, folders, self.images).await?;
         let running = started.get(NAME).expect("the lane has this machine");

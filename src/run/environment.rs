@@ -7,12 +7,16 @@ use crate::image::BuiltImage;
 use crate::plan::model::Accelerator;
 use crate::preflight::accelerator::Choice;
 use crate::preflight::host;
-use crate::proof::environment::{ENVIRONMENT_VERSION, Environment, EnvironmentImage, ExecutionModel, Host};
+use crate::proof::environment::{
+    ENVIRONMENT_VERSION, Environment, EnvironmentImage, EnvironmentLibvirt, ExecutionModel, Host,
+};
 
 /// Collected while the run goes on; what stays unknown is left out.
 #[derive(Default)]
 pub struct Facts {
     pub qemu_version: Option<String>,
+    /// The libvirt that machines were to run under.
+    pub libvirt: Option<EnvironmentLibvirt>,
     /// With the factor that deadlines were stretched by.
     pub accelerator: Option<(Choice, f64)>,
     pub images: BTreeMap<String, BuiltImage>,
@@ -43,6 +47,7 @@ impl Facts {
             git_dirty: dirty,
             host: this_host(),
             qemu_version: self.qemu_version,
+            libvirt: self.libvirt,
             vm_accelerator_mode: choice.as_ref().map(|choice| choice.mode.as_str().into()),
             vm_accelerator_proven_by: choice.as_ref().map(|choice| choice.proven_by.into()),
             vm_accelerator_detail: choice.map(|choice| choice.detail),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::libvirt::{self, LibvirtPlace};
 use super::networks::Networks;
 use super::steps::RunningMachine;
 use super::{boot_data, identity};
@@ -51,6 +52,10 @@ pub struct Surroundings<'a> {
     pub checkpoints: &'a BTreeMap<String, Arc<Checkpoint>>,
     /// A checkpoint is made of the machine: the file that its memory is.
     pub making: Option<&'a Path>,
+    /// Where the machines run that are libvirt's.
+    pub libvirt: Option<&'a LibvirtPlace>,
+    /// Nothing is started: what machines would be made of is named, and not made.
+    pub recorded: bool,
 }
 
 impl Surroundings<'_> {
@@ -127,7 +132,7 @@ async fn start_one(
             };
             RecorderMachine::start(state.clone(), rules, &recording, &evidence, limit)?
         }
-        Backend::Qemu => {
+        Backend::Qemu | Backend::Libvirt => {
             let image = images
                 .get(&definition.image)
                 .ok_or_else(|| Error::infrastructure(format!("image `{}` was not prepared", definition.image)))?;
@@ -166,6 +171,10 @@ async fn start_one(
                 let path = place.evidence.join(KERNEL_COMMAND_LINE);
                 std::fs::write(&path, line)
                     .map_err(|error| Error::storage(error, format!("failed to write `{}`", path.display())))?;
+            }
+            if definition.backend == Backend::Libvirt {
+                let machine = libvirt::start(surroundings, defined, place, rules, limit, state.clone()).await?;
+                return Ok(RunningMachine { state, machine, clock: definition.clock });
             }
             let machine = QemuMachine::start(QemuSetup {
                 program: qemu::program(),
@@ -207,7 +216,7 @@ pub fn kept_folder(work_root: &Path, run: &str, machine: &str) -> PathBuf {
     work_root.join("kept").join(run).join(machine)
 }
 
-async fn define(
+pub(super) async fn define(
     surroundings: &Surroundings<'_>,
     name: &str,
     machine: &MachineDefinition,
@@ -218,16 +227,20 @@ async fn define(
     if let Some(base) = &image.disk {
         match checkpoint.and_then(|checkpoint| checkpoint.file(ROOT_OVERLAY)) {
             // What the boot has written is there already.
-            Some(path) => disks.push(overlay("qcow2", &path, &scratch.join(ROOT_OVERLAY)).await?),
-            None => disks.push(overlay(base.format.as_str(), &base.path, &scratch.join(ROOT_OVERLAY)).await?),
+            Some(path) => disks.push(overlay(surroundings, "qcow2", &path, &scratch.join(ROOT_OVERLAY)).await?),
+            None => {
+                disks.push(overlay(surroundings, base.format.as_str(), &base.path, &scratch.join(ROOT_OVERLAY)).await?)
+            }
         }
     }
     for disk in &machine.disks {
         let path = scratch.join(format!("{}.raw", disk.name));
-        // Sparse: it takes from the host what the guest writes.
-        std::fs::File::create(&path)
-            .and_then(|file| file.set_len(disk.size.bytes()))
-            .map_err(|error| Error::storage(error, format!("failed to create the disk `{}`", path.display())))?;
+        if !surroundings.recorded {
+            // Sparse: it takes from the host what the guest writes.
+            std::fs::File::create(&path)
+                .and_then(|file| file.set_len(disk.size.bytes()))
+                .map_err(|error| Error::storage(error, format!("failed to create the disk `{}`", path.display())))?;
+        }
         let server = disk.is_served().then(|| DiskServer {
             socket: runtime.join(format!("disk{}.sock", disks.len())),
             file: path.clone(),
@@ -269,7 +282,9 @@ async fn define(
     }
     let uefi = match machine.firmware {
         Firmware::Bios => None,
-        Firmware::Uefi => Some(own_firmware(scratch, checkpoint.and_then(|saved| saved.file(UEFI_VARIABLES)))?),
+        Firmware::Uefi => {
+            Some(own_firmware(surroundings, scratch, checkpoint.and_then(|saved| saved.file(UEFI_VARIABLES)))?)
+        }
     };
     let making = surroundings.making;
     let memory_file = match (making, checkpoint) {
@@ -380,7 +395,12 @@ fn network_parameters(lane: &Lane, machine: &MachineDefinition) -> Vec<String> {
 }
 
 /// A machine writes to its own overlay; the image is never changed.
-async fn overlay(format: &str, base: &Path, path: &Path) -> Result<AttachedDisk> {
+async fn overlay(surroundings: &Surroundings<'_>, format: &str, base: &Path, path: &Path) -> Result<AttachedDisk> {
+    let disk =
+        AttachedDisk { serial: "root".into(), path: path.into(), format: "qcow2".into(), server: None, log: None };
+    if surroundings.recorded {
+        return Ok(disk);
+    }
     let output = tokio::process::Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
         .arg(base)
@@ -395,15 +415,18 @@ async fn overlay(format: &str, base: &Path, path: &Path) -> Result<AttachedDisk>
             Error::infrastructure(format!("failed to create an overlay on `{}`", base.display())).with_source(said)
         );
     }
-    Ok(AttachedDisk { serial: "root".into(), path: path.into(), format: "qcow2".into(), server: None, log: None })
+    Ok(disk)
 }
 
 /// The host's firmware with a variable store of the machine's own.
-fn own_firmware(scratch: &Path, saved: Option<PathBuf>) -> Result<(PathBuf, PathBuf)> {
+fn own_firmware(surroundings: &Surroundings<'_>, scratch: &Path, saved: Option<PathBuf>) -> Result<(PathBuf, PathBuf)> {
     let (code, template) = qemu::firmware::uefi().ok_or_else(|| {
         Error::blocked("no OVMF firmware was found").hint("install it (Debian and Ubuntu: `apt-get install ovmf`)")
     })?;
     let variables = scratch.join(UEFI_VARIABLES);
+    if surroundings.recorded {
+        return Ok((code, variables));
+    }
     let template = saved.unwrap_or(template);
     std::fs::copy(&template, &variables)
         .map_err(|error| Error::storage(error, format!("failed to copy `{}`", template.display())))?;

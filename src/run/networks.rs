@@ -11,6 +11,7 @@ use super::proxy::Proxy;
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, PortTraffic, Reporter};
 use crate::lane::model::{Attachment, HOST, Lane, SwitchedNetwork};
+use crate::machine::capabilities::is_hosts;
 use crate::network::{
     CaptureOptions, DhcpOptions, Disconnection, EndAddress, HostListener, HostPort, HostStream, MacAddress,
     PortStatistics, Subnet, Switch, SwitchOptions, SwitchReport,
@@ -32,7 +33,7 @@ impl Networks {
     /// Opens a port for every place that a machine has in a network. Recordings go to `root`, the proof.
     pub fn start(lane: &Lane, runtime: &Path, root: &Path, reporter: &Reporter) -> Result<Self> {
         let mut networks = Self { runtime: runtime.into(), ..Self::default() };
-        for (name, network) in &lane.networks {
+        for (name, network) in lane.networks.iter().filter(|(name, network)| is_switched(lane, name, network)) {
             let told = reporter.clone();
             let of = name.clone();
             let switch =
@@ -76,6 +77,17 @@ impl Networks {
             networks.proxy = Some(Proxy::start(Arc::new(networks.switches.values().cloned().collect()))?);
         }
         Ok(networks)
+    }
+
+    /// Where everything would be, with nothing there.
+    pub fn planned(lane: &Lane, runtime: &Path) -> Self {
+        let mut networks = Self { runtime: runtime.into(), ..Self::default() };
+        for (name, _) in lane.networks.iter().filter(|(name, network)| is_switched(lane, name, network)) {
+            for machine in lane.machines.iter().filter(|(_, machine)| machine.networks.contains_key(name)) {
+                networks.ports.insert((name.clone(), machine.0.clone()), networks.ports.len());
+            }
+        }
+        networks
     }
 
     pub fn get(&self, name: &str) -> Result<&Switch> {
@@ -138,6 +150,12 @@ impl Networks {
         }
         Ok(())
     }
+}
+
+/// A network that its machines find at libvirt has no switch.
+fn is_switched(lane: &Lane, name: &str, network: &SwitchedNetwork) -> bool {
+    let mut members = lane.machines.values().filter(|machine| machine.networks.contains_key(name)).peekable();
+    members.peek().is_none() || !members.all(|machine| is_hosts(machine, network.libvirt.as_ref()))
 }
 
 /// A network, and the host in it.

@@ -11,21 +11,22 @@ use super::checkpoints::Checkpoints;
 use super::deployer::RunDeployer;
 use super::dispatcher::{Dispatcher, Observer};
 use super::faults::Faults;
+use super::libvirt::LibvirtPlace;
 use super::machines::{self, Surroundings};
 use super::networks::Networks;
 use super::signals::SignalWatch;
 use super::steps::{RunningMachine, StepContext};
-use super::{environment, executor, netboot};
+use super::{environment, executor, netboot, record};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Finding, Kind, LOG_VERSION, Reporter, Severity, Verdict};
 use crate::image::{BuiltImage, ImageProgress, ImageRequest, ImageStore};
-use crate::lane::model::Backend;
 use crate::machine::RunFolders;
+use crate::machine::libvirt::{self, Target};
 use crate::plan::Plan;
-use crate::plan::model::{Accelerator, LockState};
+use crate::plan::model::{Accelerator, BackendMode, LockState};
 use crate::preflight::{self, PreflightInputs, accelerator};
-use crate::proof::environment::ExecutionModel;
+use crate::proof::environment::{EnvironmentLibvirt, ExecutionModel};
 use crate::proof::{self, ProofRoot, SealRequest};
 use crate::report::{self, Story};
 use crate::secret::Secrets;
@@ -151,6 +152,9 @@ fn run_started(plan: &Plan, root: &ProofRoot) -> Kind {
     }
 }
 
+/// How long a libvirt may take to say what it is.
+const LIBVIRT_BOUND: Duration = Duration::from_secs(60);
+
 struct Session<'a> {
     options: &'a RunOptions,
     root: &'a ProofRoot,
@@ -173,19 +177,28 @@ struct Chosen {
 impl Session<'_> {
     async fn perform(&mut self) -> Result<()> {
         let plan = &self.options.plan;
+        if plan.backend_mode == BackendMode::Disabled {
+            return Err(Error::blocked("the backend is disabled: nothing is started")
+                .hint("leave out `--backend-mode disabled` (or BOOTPROOF_BACKEND_MODE)"));
+        }
+        if plan.backend_mode == BackendMode::Record {
+            return self.record().await;
+        }
         let store = ImageStore::open(&self.options.work_root, &self.options.project_root)?;
         let qemu_version = preflight::qemu_version(&self.options.work_root);
         self.facts.qemu_version.clone_from(&qemu_version);
-        let needs_qemu = plan.lane.machines.values().any(|machine| machine.backend == Backend::Qemu);
+        let needs_qemu = plan.lane.machines.values().any(|machine| machine.backend.is_virtual());
         let chosen = self.choose_accelerator(&store, qemu_version.as_deref(), needs_qemu).await?;
         if self.cancel.is_cancelled() {
             return Ok(());
         }
+        let libvirt = self.ask_libvirt().await?;
         let inputs = PreflightInputs {
             work_root: &self.options.work_root,
             qemu_version: qemu_version.as_deref(),
             accelerator: chosen.mode,
             accelerator_detail: &chosen.detail,
+            libvirt: libvirt.as_ref().map(|place| &place.host),
             image_findings: image_findings(plan),
         };
         let findings = preflight::check(plan, &inputs);
@@ -203,8 +216,11 @@ impl Session<'_> {
         if self.cancel.is_cancelled() {
             return Ok(());
         }
+        if let Some(LibvirtPlace { target, .. }) = &libvirt {
+            self.sweep(target).await?;
+        }
         self.facts.started = true;
-        self.drive(&images, &checkpoints, &chosen, secrets).await
+        self.drive(&images, &checkpoints, &chosen, secrets, libvirt.as_ref()).await
     }
 
     /// Starts the machines, runs the steps, ends (or keeps) the machines.
@@ -214,6 +230,7 @@ impl Session<'_> {
         checkpoints: &BTreeMap<String, Arc<Checkpoint>>,
         chosen: &Chosen,
         secrets: Secrets,
+        libvirt: Option<&LibvirtPlace>,
     ) -> Result<()> {
         let plan = &self.options.plan;
         let folders = RunFolders::create(&self.options.work_root, self.root.run())?;
@@ -245,6 +262,8 @@ impl Session<'_> {
             factor: chosen.factor,
             checkpoints,
             making: None,
+            libvirt,
+            recorded: false,
         };
         let machines = match machines::start(&surroundings, &folders, images).await {
             Ok(machines) => machines,
@@ -344,6 +363,110 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// Writes down what would be started, and says what speaks against it; nothing is started, so nothing is proven.
+    async fn record(&mut self) -> Result<()> {
+        let plan = &self.options.plan;
+        let store = ImageStore::open(&self.options.work_root, &self.options.project_root)?;
+        let qemu_version = preflight::qemu_version(&self.options.work_root);
+        self.facts.qemu_version.clone_from(&qemu_version);
+        let asked = self.ask_libvirt().await;
+        let mode = plan.accelerator.mode.unwrap_or(Accelerator::Tcg);
+        let inputs = PreflightInputs {
+            work_root: &self.options.work_root,
+            qemu_version: qemu_version.as_deref(),
+            accelerator: mode,
+            accelerator_detail: "nothing is started to prove it",
+            libvirt: asked.as_ref().ok().and_then(|place| place.as_ref()).map(|place| &place.host),
+            image_findings: image_findings(plan),
+        };
+        let mut findings = preflight::check(plan, &inputs);
+        let libvirt = match asked {
+            Ok(libvirt) => libvirt,
+            Err(error) => {
+                let (message, remedy) = (error.chain(), error.hints().first().cloned());
+                findings.push(Finding { check: "libvirt".into(), blocking: false, message, remedy });
+                None
+            }
+        };
+        let images = self.images_that_are_there(&store).await?;
+        let secrets = Secrets::resolve(&plan.lane.secrets, &self.options.project_root)?;
+        let folders = RunFolders::create(&self.options.work_root, self.root.run())?;
+        let surroundings = Surroundings {
+            run: self.root.run(),
+            lane: &plan.lane,
+            work_root: &self.options.work_root,
+            project_root: &self.options.project_root,
+            evidence: self.root.path(),
+            accelerator: mode,
+            reporter: self.reporter,
+            networks: &Networks::planned(&plan.lane, folders.runtime()),
+            secrets: &secrets,
+            ca_url: None,
+            factor: accelerator::deadline_factor(mode),
+            checkpoints: &BTreeMap::new(),
+            making: None,
+            libvirt: libvirt.as_ref(),
+            recorded: true,
+        };
+        let recorded = record::record(&surroundings, &folders, &images).await;
+        folders.remove(false);
+        recorded?;
+        findings.push(Finding {
+            check: "backend-mode".into(),
+            blocking: true,
+            message: "the backend only records: what it would have started is in the proof, under `machines/`".into(),
+            remedy: Some("leave out `--backend-mode record` (or BOOTPROOF_BACKEND_MODE) to run it".into()),
+        });
+        self.reporter.info(None, Kind::PreflightFinished { findings });
+        Ok(())
+    }
+
+    /// The lane's images without building any: what is not there is named as it would be.
+    async fn images_that_are_there(&self, store: &ImageStore) -> Result<BTreeMap<String, BuiltImage>> {
+        let mut images = BTreeMap::new();
+        for (name, planned) in &self.options.plan.images {
+            let image = match self.image_request(name).filter(|_| planned.present) {
+                Some(request) => store.ensure(&request, self.progress, self.cancel.clone()).await?,
+                None => BuiltImage::unbuilt(name, planned.source),
+            };
+            images.insert(name.clone(), image);
+        }
+        Ok(images)
+    }
+
+    /// Asks the libvirt that machines are to run under what it is.
+    async fn ask_libvirt(&mut self) -> Result<Option<LibvirtPlace>> {
+        let Some(uri) = &self.options.plan.libvirt_uri else { return Ok(None) };
+        let target = Target::new(uri);
+        if target.is_remote() {
+            // Nothing can be booted there, whatever it says: preflight tells why.
+            return Ok(None);
+        }
+        let asked = target.clone();
+        let asking = tokio::task::spawn_blocking(move || libvirt::describe(&asked));
+        let late =
+            |_| Error::blocked(format!("libvirt at `{target}` does not answer within {}s", LIBVIRT_BOUND.as_secs()));
+        let asked = tokio::time::timeout(LIBVIRT_BOUND, asking).await.map_err(late)?;
+        let host = asked.infrastructure(|| "asking libvirt failed".into())??;
+        self.facts.libvirt = Some(EnvironmentLibvirt {
+            uri: uri.clone(),
+            version: host.version.clone(),
+            hypervisor_version: host.hypervisor.clone(),
+        });
+        Ok(Some(LibvirtPlace { target, host }))
+    }
+
+    /// Ends what killed runs have left there.
+    async fn sweep(&self, target: &Target) -> Result<()> {
+        let (target, work_root) = (target.clone(), self.options.work_root.clone());
+        let swept = tokio::task::spawn_blocking(move || libvirt::prune(&target, &work_root, false)).await;
+        for left in swept.infrastructure(|| "sweeping libvirt failed".into())?? {
+            let text = format!("the domain `{}` was left by a run that is gone: it was ended", left.domain);
+            self.reporter.warning(None, Kind::Note { text });
+        }
+        Ok(())
     }
 
     /// Proves the accelerator, unless it is known or was named.

@@ -18,7 +18,7 @@ pub use checkpoint::{Ready, Start};
 pub use deployer::{DeployerAction, LaneDeployer};
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};
 pub use nix_image::NixImage;
-pub use topology::{Attachment, HOST, NetworkBoot, SwitchedNetwork};
+pub use topology::{Attachment, HOST, LibvirtNetwork, NetworkBoot, SwitchedNetwork};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -249,8 +249,20 @@ pub enum KernelFlavour {
 pub enum Backend {
     #[default]
     Qemu,
+    /// A domain of libvirt's.
+    Libvirt,
     /// Plays a recorded console stream; no machine is started.
     Recorder,
+}
+
+impl Backend {
+    /// Whether a virtual machine is started, rather than a recording played.
+    pub fn is_virtual(self) -> bool {
+        match self {
+            Backend::Qemu | Backend::Libvirt => true,
+            Backend::Recorder => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -29,6 +29,21 @@ pub struct SwitchedNetwork {
     /// The URL that DHCP tells machines that boot from the network, with iPXE's settings (`${netX/mac}`) in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_file: Option<String>,
+    /// What it is where machines are libvirt's, which cannot plug them into our switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<LibvirtNetwork>,
+}
+
+/// A network of libvirt's, or of its host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum LibvirtNetwork {
+    /// Each machine behind a network address translation of its own: it reaches what the host reaches, and no other machine.
+    User {},
+    /// One that libvirt has, by its name.
+    Network { name: String },
+    /// A bridge of the host's, by its name.
+    Bridge { name: String },
 }
 
 /// When a machine's firmware boots from the network.

@@ -53,10 +53,10 @@ impl Checker<'_> {
         let image = machine.image.as_ref().and_then(|image| images.get(&image.value));
         let problem = match machine.backend {
             Backend::Recorder => Some("a recording is played from its beginning"),
-            Backend::Qemu if image.is_some_and(|image| image.iso.is_some()) => {
+            Backend::Qemu | Backend::Libvirt if image.is_some_and(|image| image.iso.is_some()) => {
                 Some("a machine that boots a medium has no checkpoint to begin from")
             }
-            Backend::Qemu => None,
+            Backend::Qemu | Backend::Libvirt => None,
         };
         if let Some(problem) = problem {
             self.report(Problem::new(problem).at(start.place.clone()).hint("leave `start` out"));

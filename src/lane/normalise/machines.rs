@@ -232,7 +232,7 @@ impl Checker<'_> {
             });
             plain.insert(name.value.clone(), machine);
         }
-        let boots = |machine: &Machine| machine.backend == Backend::Qemu && machine.image == BUILT_IN;
+        let boots = |machine: &Machine| machine.backend.is_virtual() && machine.image == BUILT_IN;
         if served == Some(BUILT_IN) || plain.values().any(boots) {
             images
                 .entry(BUILT_IN.into())
@@ -301,7 +301,7 @@ impl Checker<'_> {
             (Backend::Recorder, Some(_)) if machine.networks.is_some() => self.report(
                 Problem::new("a recording is in no network").at(machine.place.clone()).hint("leave `networks` out"),
             ),
-            (Backend::Qemu, Some(recording)) => self.report(
+            (Backend::Qemu | Backend::Libvirt, Some(recording)) => self.report(
                 Problem::new("only a recorder plays a recording")
                     .at(recording.place.clone())
                     .hint("add `backend = \"recorder\"`"),

@@ -20,8 +20,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::document::{ControlDocument, FailurePatternsDocument, Header, LaneDocument, MarkersDocument, Named};
 use super::model::{
-    Backend, Control, DEFAULT_MARKER_PREFIX, DEFAULT_SEED, FailurePatternRules, LANE_VERSION, Lane, MarkerRules,
-    SecretSource, Step, Tier,
+    Control, DEFAULT_MARKER_PREFIX, DEFAULT_SEED, FailurePatternRules, LANE_VERSION, Lane, MarkerRules, SecretSource,
+    Step, Tier,
 };
 use super::problem::Problem;
 use super::reader::Spanned;
@@ -73,7 +73,7 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
     checker.heals_fit(&steps);
     faults::mark_fallible(&steps, &mut machines);
     let controls = checker.controls(&document.controls, &steps);
-    let qemus = machines.values().filter(|machine| machine.backend == Backend::Qemu).count();
+    let qemus = machines.values().filter(|machine| machine.backend.is_virtual()).count();
     let tier = checker.tier(&document.lane, qemus, machines.len());
     let gates = all_steps(&steps).into_iter().filter_map(|step| step.gate.as_ref());
     if let Some(score) = &document.lane.minimum_score

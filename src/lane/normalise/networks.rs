@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::Checker;
 use crate::lane::disturbance_document::SwitchedNetworkDocument;
 use crate::lane::document::{MachineDocument, Named, Terse};
-use crate::lane::model::{Attachment, HOST, Machine, SwitchedNetwork};
+use crate::lane::model::{Attachment, HOST, LibvirtNetwork, Machine, SwitchedNetwork};
 use crate::lane::problem::Problem;
 use crate::lane::reader::Spanned;
 use crate::lane::units::Size;
@@ -41,6 +41,7 @@ impl Checker<'_> {
                     dhcp: network.dhcp,
                     dns: network.dns,
                     boot_file: network.boot_file.as_ref().map(|file| checker.boot_file(file, network.dhcp)),
+                    libvirt: network.libvirt.as_ref().and_then(|network| checker.libvirt_network(network)),
                 }
             });
             let overlaps = |other: &SwitchedNetwork| {
@@ -58,6 +59,26 @@ impl Checker<'_> {
             plain.insert(name.value.clone(), network);
         }
         plain
+    }
+
+    fn libvirt_network(&mut self, network: &Spanned<String>) -> Option<LibvirtNetwork> {
+        // What a kernel takes as an interface's name, and libvirt as a network's.
+        let is_name =
+            |name: &str| !name.is_empty() && name.len() <= 64 && !name.contains(|c: char| c.is_control() || c == '/');
+        let parsed = match network.value.split_once(':') {
+            None if network.value == "user" => Some(LibvirtNetwork::User {}),
+            Some(("network", name)) if is_name(name) => Some(LibvirtNetwork::Network { name: name.into() }),
+            Some(("bridge", name)) if is_name(name) => Some(LibvirtNetwork::Bridge { name: name.into() }),
+            _ => None,
+        };
+        if parsed.is_none() {
+            self.report(
+                Problem::new(format!("`{}` is no network of libvirt's", network.value))
+                    .at(network.place.clone())
+                    .hint("write `network:NAME`, `bridge:NAME` or `user`"),
+            );
+        }
+        parsed
     }
 
     fn subnet(&mut self, subnet: &Spanned<String>) -> (Ipv4Addr, u8) {

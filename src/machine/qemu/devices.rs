@@ -20,7 +20,7 @@ pub(super) enum Plugged {
 }
 
 /// A network card: options of what it is connected to, and of the device.
-pub(super) struct Card {
+pub struct Card {
     pub backend: String,
     pub device: String,
 }
@@ -117,13 +117,7 @@ impl QemuDefinition {
 
     /// The network cards: first that of the user-mode network, then those in the lane's networks.
     pub(super) fn cards(&self) -> Vec<Card> {
-        let mut cards = Vec::new();
-        if !self.network.none {
-            // No option ROM: nothing boots from this network.
-            let (mac, port) = (self.user_mac(), self.port_of_card(0));
-            let device = format!("virtio-net-pci,id=card-user,netdev=user,mac={mac},romfile={port}");
-            cards.push(Card { backend: self.user_network(), device });
-        }
+        let mut cards: Vec<Card> = self.user_card().into_iter().collect();
         for (index, link) in self.links.iter().enumerate() {
             let socket = escape(&link.socket);
             let backend = format!("stream,id=link{index},server=off,addr.type=unix,addr.path={socket}");
@@ -134,6 +128,17 @@ impl QemuDefinition {
             cards.push(Card { backend, device });
         }
         cards
+    }
+
+    /// The card of the user-mode network, where the machine has one.
+    pub fn user_card(&self) -> Option<Card> {
+        if self.network.none {
+            return None;
+        }
+        // No option ROM: nothing boots from this network.
+        let (mac, port) = (self.user_mac(), self.port_of_card(0));
+        let device = format!("virtio-net-pci,id=card-user,netdev=user,mac={mac},romfile={port}");
+        Some(Card { backend: self.user_network(), device })
     }
 
     fn port_of_card(&self, number: usize) -> String {

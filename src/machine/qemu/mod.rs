@@ -21,8 +21,8 @@ pub use arguments::{
 };
 pub use disk_server::{DiskServer, PROGRAM as DISK_SERVER};
 pub use machine::{Fork, QemuMachine, QemuSetup, STATE};
-pub use process::{ProcessPlace, QemuProcess};
-pub use qmp::Qmp;
+pub use process::{ProcessPlace, QemuProcess, explain};
+pub use qmp::{Qmp, parse_forwards};
 pub use write_log::WriteLog;
 
 use std::path::PathBuf;

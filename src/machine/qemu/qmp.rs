@@ -180,8 +180,10 @@ fn failed(command: &str, error: qapi::ExecuteError) -> Error {
     Error::infrastructure(format!("QEMU refused `{command}`")).with_source(error.to_string())
 }
 
+/// The host ports that QEMU picked, from what `info usernet` says: (guest port, host port).
+///
 /// Rows look like `  TCP[HOST_FORWARD]  13  127.0.0.1 35529  10.0.2.15  22  0  0`.
-fn parse_forwards(table: &str) -> Vec<(u16, u16)> {
+pub fn parse_forwards(table: &str) -> Vec<(u16, u16)> {
     table
         .lines()
         .filter_map(|line| {

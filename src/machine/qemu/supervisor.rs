@@ -14,6 +14,7 @@ use crate::event::{Kind, Severity, StopCause};
 use crate::machine::MachineState;
 use crate::machine::consoles::Consoles;
 use crate::machine::keeper::{Keeper, KeeperExit};
+use crate::machine::resets::Resets;
 
 /// What the run wants of a machine.
 pub enum Order {
@@ -61,26 +62,6 @@ struct Ending {
     button: bool,
     /// QEMU's own word: by the guest or not, and its reason.
     shutdown: Option<(bool, String)>,
-}
-
-/// Tells a boot from the firmware's second start of the same one: SeaBIOS finds its variables changed after a reset, and
-/// resets once more before it does anything else.
-#[derive(Default)]
-struct Resets {
-    /// After a reset: how much the consoles had printed by then.
-    printed: Option<u64>,
-}
-
-impl Resets {
-    /// Whether this reset begins an epoch. `by_guest`: not asked for by us; `printed`: bytes by now.
-    fn begins_epoch(&mut self, by_guest: bool, printed: u64) -> bool {
-        // Once for each reset: a guest that does nothing but reset itself is told.
-        let again = self.printed.take() == Some(printed) && by_guest;
-        if !again {
-            self.printed = Some(printed);
-        }
-        !again
-    }
 }
 
 impl Supervisor {
@@ -231,22 +212,5 @@ fn describe_death(exit: KeeperExit, stderr: &std::path::Path) -> String {
     match said.lines().rfind(|line| !line.trim().is_empty()) {
         Some(line) => format!("{how}; it said `{line}`"),
         None => how,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_firmwares_own_reset_after_a_reset_is_the_same_boot() {
-        let mut resets = Resets::default();
-        assert!(resets.begins_epoch(false, 100));
-        assert!(!resets.begins_epoch(true, 100), "nothing was printed in between");
-        assert!(resets.begins_epoch(true, 100), "but only once");
-        assert!(!resets.begins_epoch(true, 100));
-        assert!(resets.begins_epoch(true, 101));
-        assert!(resets.begins_epoch(true, 102), "something was");
-        assert!(resets.begins_epoch(false, 102), "asked for by us");
     }
 }
