@@ -518,3 +518,43 @@ fn booting_from_the_network() {
         ),
     ]));
 }
+
+#[test]
+fn ways_into_machines() {
+    let channel = |channel: &str| with_machine(&format!("channel = {channel}"));
+    let asking = |step: &str| format!("{BEGIN}{MACHINE}channel = \"backdoor\"\n[machines.other]\n[[steps]]\n{step}\n");
+    let cases = [
+        (channel("\"telnet\""), "telnet"),
+        (channel("{}"), "exactly one way leads into a machine"),
+        (channel("{ backdoor = {}, serial = {} }"), "exactly one way leads into a machine"),
+        (channel("{ backdoor = { within = \"0s\" } }"), "a bound of no time can never be met"),
+        (channel("{ serial = { password = \"hunter2\" } }"), "a password stands in no lane file"),
+        (channel("{ serial = { password = \"${secret:it}\" } }"), "the lane has no secret `it`"),
+        (
+            channel("{ serial = { user = \"a\", dialogue = [{ expect = \"a\", send = \"b\" }] } }"),
+            "a dialogue says itself what is typed",
+        ),
+        (
+            channel("{ serial = { dialogue = [{ expect = \"\", send = \"b\" }] } }"),
+            "nothing is printed before anything",
+        ),
+        (channel("{ serial = { dialogue = [{ expect = \"a\", send = \"a\\nb\" }] } }"), "what is typed is one line"),
+        (channel("{ serial = { prompts = [] } }"), "without a prompt nobody can tell when the shell asks"),
+        (channel("\"backdoor\"\nconsole = \"virtio\""), "hvc0 cannot be both the guest's console and the way into it"),
+        (channel("\"backdoor\"\nstart = \"checkpoint\""), "a fork is given its names by its agent"),
+        (channel("\"backdoor\"\nbackend = \"recorder\"\nrecording = \"-\""), "no way leads into a recording"),
+        (
+            asking("http = { url = \"http://127.0.0.1:80/\" }"),
+            "a connection inside a machine is made by its agent, and `backdoor` is the way into `node01`",
+        ),
+        (asking("reboot = true"), "an orderly reboot is done by the agent"),
+        (asking("checkpoint = \"a\""), "a machine that goes back to a checkpoint is told so by its agent"),
+        (asking("fault = { process = { name = \"a\", signal = \"stop\" } }"), "this fault is done by the agent"),
+        (asking("reboot = true\non = [\"other\"]"), "no error in case"),
+        (asking("exec = [\"true\"]\n[[steps]]\ncopy = { from = \"a\", to = \"guest:/a\" }"), "no error in case"),
+    ];
+    for (lane, wanted) in cases {
+        let said = errors(&lane, Format::Toml, &[]);
+        assert!(said.contains(wanted), "`{wanted}` is not said of\n{lane}\nbut\n{said}");
+    }
+}

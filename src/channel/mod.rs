@@ -3,7 +3,8 @@
 //! Owns what everything else knows of them: the trait `Channel`, behind which a command, its streams and a file look the same
 //! whichever way leads into the guest, and `ChannelError`. `client` is the way through our agent; what it and the agent share
 //! of the wire, `protocol` and `marker_line`, is plain blocking code without tokio. `shell_files` carries files for ways
-//! that only run commands. `ssh` and `guest_agent` are ways into guests without our agent. What always holds: a slow reader holds up its own stream and no other; a command whose handle is
+//! that only run commands. `ssh` and `guest_agent` are ways into guests without our agent, and so is `line`, a shell on a terminal
+//! line. What always holds: a slow reader holds up its own stream and no other; a command whose handle is
 //! dropped is killed with its process group; a guest that reboots or dies fails every open operation with a reason instead
 //! of leaving it waiting.
 
@@ -21,6 +22,8 @@ mod error;
 #[cfg(feature = "host")]
 mod guest_agent;
 #[cfg(feature = "host")]
+mod line;
+#[cfg(feature = "host")]
 pub mod shell_files;
 #[cfg(feature = "host")]
 pub mod ssh;
@@ -33,5 +36,7 @@ pub use command::{Channel, Command, CommandControl, CommandOutput, FileContent, 
 pub use error::ChannelError;
 #[cfg(feature = "host")]
 pub use guest_agent::GuestAgentChannel;
+#[cfg(feature = "host")]
+pub use line::{Answer, Greeting, LineChannel, LineOptions};
 #[cfg(feature = "host")]
 pub use protocol::{ExecRequest, ExitStatus, Hello, Identity, IdentityNames, IdentityTaken, RefusalReason, Role};

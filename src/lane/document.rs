@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use super::channel_document::ChannelForm;
 use super::deployer_document::{DeployerDocument, DeployerStepDocument};
 use super::disturbance_document::{AttachmentDocument, FaultDocument, ScheduleDocument, SwitchedNetworkDocument};
 use super::model::{
@@ -326,6 +327,10 @@ pub struct MachineDocument {
     /// `checkpoint-or-boot`: the same, or by booting where none can be had.
     #[serde(default)]
     pub start: Option<Spanned<Start>>,
+    /// The way into the guest, `agent` when left out: `backdoor` is the root shell that images for tests of NixOS' put on
+    /// hvc0; a table says more.
+    #[serde(default)]
+    pub channel: Option<Spanned<ChannelForm>>,
 }
 
 /// Places in networks: the networks' names, or a table from name to place.

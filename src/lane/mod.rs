@@ -7,6 +7,7 @@
 //! was given here is valid, and so is each of its controls; the same checks hold for the file, `--set` and controls.
 
 mod catalog;
+mod channel_document;
 mod deployer_document;
 mod disturbance_document;
 mod document;

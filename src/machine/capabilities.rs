@@ -12,6 +12,7 @@ pub enum Need {
     /// Image, firmware, consoles, agent, power: what every machine has.
     Machine,
     BootMedium,
+    LineChannel,
     UserNetwork,
     ForwardedPorts,
     HostServices,
@@ -61,7 +62,7 @@ const NO_SAVING: Verdict = Some("our checkpoints are QEMU's own, and libvirt let
 const ELSEWHERE: &str = "images, disks, consoles and the agent's socket are files and unix sockets of this host";
 
 /// All of it, in the order in which it is shown.
-pub const TABLE: [Capability; 18] = [
+pub const TABLE: [Capability; 19] = [
     row(
         Need::Machine,
         "boot an image by BIOS, UEFI or kernel; consoles, agent, boot data, power, keep, stop",
@@ -69,6 +70,12 @@ pub const TABLE: [Capability; 18] = [
         YES,
     ),
     row(Need::BootMedium, "boot an `iso`, also over what is installed", YES, YES),
+    row(
+        Need::LineChannel,
+        "`channel`: the backdoor, or a login on a line",
+        YES,
+        Some("libvirt's consoles are files, and nobody can answer on them"),
+    ),
     row(Need::UserNetwork, "the user-mode network, which reaches nothing that is not declared", YES, YES),
     row(Need::ForwardedPorts, "`network.forward`: guest ports that the host reaches", YES, YES),
     row(
@@ -178,6 +185,7 @@ fn of_machine(lane: &Lane, machine: &Machine) -> Vec<(Need, String)> {
     need(!network.services.is_empty(), Need::HostServices, "services of the host");
     need(machine.network_boot.is_some(), Need::NetworkBoot, "booting from the network");
     need(machine.start != Start::Boot, Need::Fork, "being forked from a checkpoint");
+    need(machine.channel.line().is_some(), Need::LineChannel, "a shell on a line as the way into it");
     need(lane.images.get(&machine.image).is_some_and(|image| image.iso.is_some()), Need::BootMedium, "a medium");
     for disk in &machine.disks {
         need(disk.fallible, Need::DiskFaults, &format!("the disk `{}`, which fails on purpose", disk.name));

@@ -48,6 +48,7 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
         clock: None,
         links: Vec::new(),
         network: Network { none: true, ..Network::default() },
+        line: None,
         shares: Vec::new(),
         console: ConsoleDevice::Serial,
         relay: PathBuf::new(),

@@ -12,11 +12,14 @@ use super::libvirt::{self, LibvirtPlace};
 use super::networks::Networks;
 use super::steps::RunningMachine;
 use super::{boot_data, identity};
+use crate::channel::{Answer, Greeting, LineOptions};
 use crate::checkpoint::{CONSOLES, Checkpoint, MEMORY};
 use crate::error::{Context, Error, Result};
 use crate::event::Reporter;
 use crate::image::{Boot, BuiltImage};
-use crate::lane::model::{Backend, Firmware, HOST, Lane, Machine as MachineDefinition, NetworkBoot};
+use crate::lane::model::{
+    Backend, DialogueLine, Firmware, HOST, Lane, LoginDevice, Machine as MachineDefinition, MachineChannel, NetworkBoot,
+};
 use crate::machine::qemu::{
     self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, Fork, Identity, MemoryFile, ProcessPlace,
     QemuDefinition, QemuMachine, QemuSetup, WriteLog,
@@ -183,6 +186,7 @@ async fn start_one(
                 rules,
                 console_limit: limit,
                 state: state.clone(),
+                line: line_options(surroundings, &definition.channel)?,
                 fork: checkpoint.map(|checkpoint| fork(checkpoint)),
             })
             .await?;
@@ -201,6 +205,33 @@ async fn start_one(
         }
     };
     Ok(RunningMachine { state, machine, clock: definition.clock })
+}
+
+/// How to get to a shell on a machine's line, where one leads into it. What is typed is as secret as it comes out here.
+fn line_options(surroundings: &Surroundings<'_>, channel: &MachineChannel) -> Result<Option<LineOptions>> {
+    let (greeting, within) = match channel {
+        MachineChannel::Agent {} => return Ok(None),
+        MachineChannel::Backdoor { within } => (Greeting::Backdoor, within),
+        MachineChannel::Serial { dialogue, prompts, refusals, within, device: _ } => {
+            let answer = |line: &DialogueLine| {
+                let send = surroundings.secrets.fill(&line.send)?;
+                Ok(Answer { expect: line.expect.clone(), send })
+            };
+            let answers = dialogue.iter().map(answer).collect::<Result<Vec<_>>>()?;
+            (Greeting::Dialogue { answers, prompts: prompts.clone(), refusals: refusals.clone() }, within)
+        }
+    };
+    let device = channel.line().unwrap_or_default();
+    Ok(Some(LineOptions {
+        kind: channel.kind(),
+        device: device.name().into(),
+        greeting,
+        within: within.scaled(surroundings.factor).duration(),
+        input_chunk: match device {
+            LoginDevice::Serial => LineOptions::SERIAL_CHUNK,
+            LoginDevice::Virtio => LineOptions::VIRTIO_CHUNK,
+        },
+    }))
 }
 
 fn fork(checkpoint: &Checkpoint) -> Fork {
@@ -337,6 +368,7 @@ pub(super) async fn define(
         network: machine.network.clone(),
         links,
         console: machine.console,
+        line: machine.channel.line(),
         shares,
         relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
         pluggable: making.is_some() || checkpoint.is_some(),

@@ -13,7 +13,7 @@ mod topology;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use channel::ChannelKind;
+pub use channel::{ChannelKind, DEFAULT_CHANNEL_BOUND, DialogueLine, LoginDevice, MachineChannel};
 pub use checkpoint::{Ready, Start};
 pub use deployer::{DeployerAction, LaneDeployer};
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};
@@ -317,6 +317,9 @@ pub struct Machine {
     pub recording: Option<PathBuf>,
     #[serde(skip_serializing_if = "Start::is_boot")]
     pub start: Start,
+    /// The way into the guest.
+    #[serde(skip_serializing_if = "MachineChannel::is_agent")]
+    pub channel: MachineChannel,
 }
 
 impl Default for Machine {
@@ -338,6 +341,7 @@ impl Default for Machine {
             clock: None,
             recording: None,
             start: Start::Boot,
+            channel: MachineChannel::default(),
         }
     }
 }

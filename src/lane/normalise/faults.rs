@@ -418,6 +418,10 @@ impl Checker<'_> {
                 (None, true) => targets.machines.keys().cloned().collect(),
             };
             self.fault_fits(&fault, &scheduled.fault.place, &on, targets);
+            if fault.needs_guest() {
+                let machines = on.iter().filter_map(|name| Some((name, &targets.machines.get(name)?.channel)));
+                self.channel_fits("this fault is done by the agent", &scheduled.fault.place, machines);
+            }
             faults.push(ScheduledFault { name, on, fault });
         }
         let schedule = Schedule {

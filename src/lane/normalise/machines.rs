@@ -309,9 +309,11 @@ impl Checker<'_> {
             _ => {}
         }
         let start = self.start(machine, images);
+        let channel = self.channel(machine, start);
         Machine {
             backend: machine.backend,
             start,
+            channel,
             image: machine.image.as_ref().map_or(defaults.image, |image| image.value.clone()),
             cpus: machine.cpus.as_ref().map_or(defaults.cpus, |cpus| cpus.value),
             memory: machine.memory.as_ref().map_or(defaults.memory, |memory| memory.value),

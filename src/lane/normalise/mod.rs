@@ -4,6 +4,7 @@
 //! the host come out relative to the project's root (or absolute), whatever folder the lane file is in.
 
 mod actions;
+mod channels;
 mod checkpoints;
 mod deployer;
 mod faults;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Checker;
 use super::actions::program;
+use super::channels::agents_alone;
 use super::faults::Targets;
 use crate::lane::document::{GateForm, LaneDocument, StepDocument, Terse};
 use crate::lane::model::{Action, Backend, Gate, Machine, PowerAction, Step};
@@ -96,6 +97,11 @@ impl Checker<'_> {
         }
         let (action, within, made) = self.action(step, bound, targets, names);
         let on = self.on(step, &action, targets.machines);
+        if let Some(what) = agents_alone(&action) {
+            let place = given_actions(step).first().map_or(&step.place, |(_, place)| *place);
+            let machines = on.iter().filter_map(|name| Some((name, &targets.machines.get(name)?.channel)));
+            self.channel_fits(what, place, machines);
+        }
         if let (Action::Fault { fault }, Some(given)) = (&action, &step.fault) {
             self.fault_fits(fault, &given.place, &on, targets);
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::devices::{Plugged, port_options};
 use super::disk_server::DiskServer;
 use super::write_log::WriteLog;
-use crate::lane::model::{ConsoleDevice, Firmware, Network};
+use crate::lane::model::{ConsoleDevice, Firmware, LoginDevice, Network};
 use crate::lane::units::{Shift, Size};
 use crate::machine::FirstBoot;
 use crate::plan::model::Accelerator;
@@ -34,6 +34,8 @@ pub struct QemuDefinition {
     /// Places in the lane's networks.
     pub links: Vec<AttachedLink>,
     pub console: ConsoleDevice,
+    /// The device that leads to a shell, where one does.
+    pub line: Option<LoginDevice>,
     /// Folders of the host that the guest reads, by the tags that it mounts them by.
     pub shares: Vec<(String, PathBuf)>,
     /// A program that carries one guest connection to a service on the host (`program relay ADDRESS`).
@@ -109,7 +111,9 @@ pub struct AttachedLink {
 }
 
 /// Names of the sockets that QEMU inherits; `{fd:NAME}` in the arguments.
-pub const SOCKETS: [&str; 4] = ["qmp", "console", "console-hvc0", "agent"];
+const SOCKETS: [&str; 4] = ["qmp", "console", "console-hvc0", "agent"];
+/// That of the serial port on which somebody logs in.
+pub const LOGIN_SOCKET: &str = "login";
 
 impl QemuDefinition {
     /// The arguments after the program's name, for a machine that is switched on now.
@@ -186,6 +190,12 @@ impl QemuDefinition {
         arguments.0
     }
 
+    /// The names of the sockets that QEMU inherits.
+    pub fn sockets(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let login = (self.line == Some(LoginDevice::Serial)).then_some(LOGIN_SOCKET);
+        SOCKETS.into_iter().chain(login)
+    }
+
     fn boots_from_network(&self) -> bool {
         self.links.iter().any(|link| link.boot_index.is_some())
     }
@@ -245,11 +255,14 @@ impl QemuDefinition {
     }
 
     fn push_channels(&self, arguments: &mut Arguments) {
-        for socket in SOCKETS {
+        for socket in self.sockets() {
             arguments.pair("-chardev", &format!("socket,id={socket},fd={{fd:{socket}}},server=on,wait=off"));
         }
         arguments.pair("-mon", "chardev=qmp,mode=control");
         arguments.pair("-serial", "chardev:console");
+        if self.line == Some(LoginDevice::Serial) {
+            arguments.pair("-serial", &format!("chardev:{LOGIN_SOCKET}"));
+        }
         arguments.pair("-device", "virtio-serial-pci,id=channels");
         arguments.pair("-device", "virtconsole,bus=channels.0,chardev=console-hvc0");
         arguments.pair("-device", "virtserialport,bus=channels.0,chardev=agent,name=bootproof.agent.0");
@@ -352,6 +365,7 @@ mod tests {
             links: Vec::new(),
             network: Network { forward: vec![22], ..Network::default() },
             console: ConsoleDevice::Serial,
+            line: None,
             shares: vec![("store".into(), "/s,t".into())],
             relay: "/bin/bootproof".into(),
             pluggable: false,
@@ -476,6 +490,21 @@ mod tests {
             value_of(&machine.arguments(FirstBoot::Disk, NOW), "-append"),
             ["console=ttyS0 console=hvc0 panic=-1"]
         );
+    }
+
+    #[test]
+    fn a_login_has_a_serial_port_of_its_own() {
+        let mut machine = definition();
+        let ports = |machine: &QemuDefinition| {
+            let arguments = machine.arguments(FirstBoot::Disk, NOW);
+            value_of(&arguments, "-serial").into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(ports(&machine), ["chardev:console"]);
+        machine.line = Some(LoginDevice::Virtio);
+        assert_eq!(ports(&machine), ["chardev:console"], "hvc0 is there anyway");
+        machine.line = Some(LoginDevice::Serial);
+        assert_eq!(ports(&machine), ["chardev:console", "chardev:login"]);
+        assert!(machine.sockets().any(|socket| socket == "login"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::devices::PORTS;
 use super::process::{ProcessPlace, QemuProcess, explain};
 use super::saving::{self, Saving};
 use super::supervisor::{Order, Supervisor};
-use crate::channel::{AgentChannel, Channel};
+use crate::channel::{AgentChannel, Channel, LineChannel, LineOptions};
 use crate::console::{CaptureOptions, ConsoleReport, capture};
 use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity};
@@ -34,6 +34,8 @@ pub struct QemuSetup {
     /// Bound on what is recorded of each console, in bytes.
     pub console_limit: u64,
     pub state: Arc<MachineState>,
+    /// How to get to a shell on the definition's line.
+    pub line: Option<LineOptions>,
     /// The machine begins as a fork instead of booting.
     pub fork: Option<Fork>,
 }
@@ -53,9 +55,16 @@ pub struct QemuMachine {
     setup: QemuSetup,
     consoles: Mutex<Option<Arc<Consoles>>>,
     current: Mutex<Option<Current>>,
-    channel: std::sync::Mutex<Option<AgentChannel>>,
+    ways: std::sync::Mutex<Ways>,
     /// How often the power was cut.
     cuts: AtomicU32,
+}
+
+/// What leads into the guest of this power-on.
+#[derive(Clone, Default)]
+struct Ways {
+    agent: Option<AgentChannel>,
+    line: Option<LineChannel>,
 }
 
 /// One power-on.
@@ -77,7 +86,7 @@ impl QemuMachine {
             setup,
             consoles: Mutex::new(Some(Arc::new(consoles))),
             current: Mutex::new(None),
-            channel: std::sync::Mutex::new(None),
+            ways: std::sync::Mutex::default(),
             cuts: AtomicU32::new(0),
         });
         match &machine.setup.fork {
@@ -115,7 +124,7 @@ impl QemuMachine {
             log.prepare().await?;
         }
         let process = QemuProcess::start(&setup.program, &setup.definition, first, &setup.place).await?;
-        let QemuProcess { mut keeper, qmp, mut events, console, console_hvc0, agent } = process;
+        let QemuProcess { mut keeper, qmp, mut events, console, console_hvc0, agent, line } = process;
         if let Some(state) = state {
             let shared = first == FirstBoot::Forked;
             let loaded = async {
@@ -137,7 +146,8 @@ impl QemuMachine {
         let agent =
             tokio::net::UnixStream::from_std(agent).infrastructure(|| "failed to take the agent's socket".into())?;
         let (channel, channel_events) = AgentChannel::start(agent);
-        *self.channel.lock().expect("nobody panics while holding the channel") = Some(channel.clone());
+        let line = line.zip(setup.line.clone()).map(|(line, options)| start_line(line, options)).transpose()?;
+        *self.ways() = Ways { agent: Some(channel.clone()), line: line.clone() };
         setup.state.epoch_began(origin);
         if first == FirstBoot::Forked {
             self.recall().await?;
@@ -169,6 +179,7 @@ impl QemuMachine {
             consoles,
             channel,
             channel_events,
+            line,
             qmp,
             events,
             orders: order_queue,
@@ -201,6 +212,10 @@ impl QemuMachine {
             tokio::task::spawn_blocking(move || drop(played.join())).await.infrastructure(failed)?;
         }
         Ok(())
+    }
+
+    fn ways(&self) -> std::sync::MutexGuard<'_, Ways> {
+        self.ways.lock().expect("nobody panics while holding the ways")
     }
 
     fn is_on(&self, current: &Option<Current>) -> bool {
@@ -251,11 +266,16 @@ impl QemuMachine {
 
 impl Machine for QemuMachine {
     fn channel(&self) -> Option<Arc<dyn Channel>> {
-        self.agent().map(|agent| Arc::new(agent) as Arc<dyn Channel>)
+        let Ways { agent, line } = self.ways().clone();
+        match line {
+            Some(line) => Some(Arc::new(line)),
+            None => agent.map(|agent| Arc::new(agent) as Arc<dyn Channel>),
+        }
     }
 
     fn agent(&self) -> Option<AgentChannel> {
-        self.channel.lock().expect("nobody panics while holding the channel").clone()
+        let Ways { agent, line } = self.ways().clone();
+        agent.filter(|_| line.is_none())
     }
 
     fn press_power_button(&self) -> BoxFuture<'_, Result<()>> {
@@ -380,7 +400,7 @@ impl Machine for QemuMachine {
             orders.send(Order::HandOver(sender)).map_err(|_| gone())?;
             let keeper = keeper.await.map_err(|_| gone())?;
             let _ = supervisor.await;
-            *self.channel.lock().expect("nobody panics while holding the channel") = None;
+            *self.ways() = Ways::default();
             self.finish_consoles().await;
             let place = &self.setup.place;
             place.keep_stderr()?;
@@ -391,6 +411,13 @@ impl Machine for QemuMachine {
         }
         .boxed()
     }
+}
+
+fn start_line(line: std::os::unix::net::UnixStream, options: LineOptions) -> Result<LineChannel> {
+    let failed = || format!("failed to take the socket of `{}`", options.device);
+    line.set_nonblocking(true).infrastructure(failed)?;
+    let line = tokio::net::UnixStream::from_std(line).infrastructure(failed)?;
+    Ok(LineChannel::start(line, options))
 }
 
 /// What was saved of processors, devices and, unless that is a file of its own, memory.

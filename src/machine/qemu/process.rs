@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use qapi::qmp::Event;
 use tokio::sync::mpsc;
 
-use super::arguments::{AttachedDisk, QemuDefinition, SOCKETS, render};
+use super::arguments::{AttachedDisk, LOGIN_SOCKET, QemuDefinition, render};
 use super::disk_server;
 use super::qmp::Qmp;
 use crate::error::{Context, Error, Result};
+use crate::lane::model::LoginDevice;
 use crate::machine::FirstBoot;
 use crate::machine::keeper::{Keeper, KeeperSpec, ServerSpec, SocketSpec};
 use crate::machine::registry::MachineRecord;
@@ -56,8 +57,11 @@ pub struct QemuProcess {
     pub qmp: Qmp,
     pub events: mpsc::UnboundedReceiver<Event>,
     pub console: UnixStream,
-    pub console_hvc0: UnixStream,
+    /// `None` where the line to a shell is hvc0.
+    pub console_hvc0: Option<UnixStream>,
     pub agent: UnixStream,
+    /// The line to a shell, where there is one.
+    pub line: Option<UnixStream>,
 }
 
 impl QemuProcess {
@@ -71,7 +75,7 @@ impl QemuProcess {
         fs::create_dir_all(&place.evidence)
             .and_then(|()| fs::write(place.evidence.join("cmdline.txt"), render(program, &arguments)))
             .infrastructure(|| format!("failed to write to `{}`", place.evidence.display()))?;
-        for name in SOCKETS {
+        for name in definition.sockets() {
             // Left by the same machine's earlier process, if its power was cut.
             let _ = fs::remove_file(place.socket(name));
         }
@@ -82,7 +86,10 @@ impl QemuProcess {
         let spec = KeeperSpec {
             program: program.into(),
             arguments,
-            sockets: SOCKETS.iter().map(|name| SocketSpec { name: (*name).into(), path: place.socket(name) }).collect(),
+            sockets: definition
+                .sockets()
+                .map(|name| SocketSpec { name: name.into(), path: place.socket(name) })
+                .collect(),
             servers: definition.disks.iter().filter_map(|disk| server(disk, place)).collect(),
             stderr: place.stderr(),
             control: place.socket("keeper"),
@@ -91,9 +98,9 @@ impl QemuProcess {
             run_folder: place.run_folder.clone(),
         };
         let mut keeper = Keeper::start(&spec).await?;
-        match Self::connect(place).await {
-            Ok((qmp, events, console, console_hvc0, agent)) => {
-                Ok(Self { keeper, qmp, events, console, console_hvc0, agent })
+        match Sockets::connect(definition, place).await {
+            Ok(Sockets { qmp, events, console, console_hvc0, agent, line }) => {
+                Ok(Self { keeper, qmp, events, console, console_hvc0, agent, line })
             }
             Err(error) => {
                 keeper.kill().await;
@@ -102,22 +109,36 @@ impl QemuProcess {
             }
         }
     }
+}
 
-    #[allow(clippy::type_complexity)]
-    async fn connect(
-        place: &ProcessPlace,
-    ) -> Result<(Qmp, mpsc::UnboundedReceiver<Event>, UnixStream, UnixStream, UnixStream)> {
+/// All that leads to a QEMU.
+struct Sockets {
+    qmp: Qmp,
+    events: mpsc::UnboundedReceiver<Event>,
+    console: UnixStream,
+    console_hvc0: Option<UnixStream>,
+    agent: UnixStream,
+    line: Option<UnixStream>,
+}
+
+impl Sockets {
+    async fn connect(definition: &QemuDefinition, place: &ProcessPlace) -> Result<Self> {
         // QEMU inherited sockets that were listening already, so connecting never has to be tried twice.
         let connect = |name: &str| {
             UnixStream::connect(place.socket(name))
                 .infrastructure(|| format!("failed to connect to QEMU's `{name}` socket"))
         };
-        let (console, console_hvc0, agent) = (connect("console")?, connect("console-hvc0")?, connect("agent")?);
+        let (console, hvc0, agent) = (connect("console")?, connect("console-hvc0")?, connect("agent")?);
+        let (console_hvc0, line) = match definition.line {
+            None => (Some(hvc0), None),
+            Some(LoginDevice::Virtio) => (None, Some(hvc0)),
+            Some(LoginDevice::Serial) => (Some(hvc0), Some(connect(LOGIN_SOCKET)?)),
+        };
         let monitor = tokio::net::UnixStream::connect(place.socket("qmp"))
             .await
             .infrastructure(|| "failed to connect to QEMU's monitor".into())?;
         let (qmp, events) = Qmp::connect(monitor, &place.evidence.join("qmp.jsonl")).await?;
-        Ok((qmp, events, console, console_hvc0, agent))
+        Ok(Self { qmp, events, console, console_hvc0, agent, line })
     }
 }
 

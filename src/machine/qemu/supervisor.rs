@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::qmp::Qmp;
 use super::saving::Saving;
-use crate::channel::{AgentChannel, ChannelEvent};
+use crate::channel::{AgentChannel, ChannelEvent, LineChannel};
 use crate::error::{Error, Result};
 use crate::event::{Kind, Severity, StopCause};
 use crate::machine::MachineState;
@@ -44,6 +44,8 @@ pub struct Supervisor {
     pub consoles: Arc<Consoles>,
     pub channel: AgentChannel,
     pub channel_events: mpsc::UnboundedReceiver<ChannelEvent>,
+    /// The way into the guest over a shell, where one was chosen.
+    pub line: Option<LineChannel>,
     pub qmp: Qmp,
     pub events: mpsc::UnboundedReceiver<Event>,
     pub orders: mpsc::UnboundedReceiver<Order>,
@@ -154,6 +156,9 @@ impl Supervisor {
                     return;
                 }
                 self.channel.forget_session("the machine was reset");
+                if let Some(line) = &self.line {
+                    line.forget_session("the machine was reset");
+                }
                 let origin = if data.guest { "reboot" } else { "reset" };
                 self.state.epoch_began(origin);
             }
