@@ -102,3 +102,53 @@ fn a_budget_that_is_wrong_is_told_with_its_line() {
         assert_eq!(stdout_of(&output), "");
     }
 }
+
+/// A work root with proofs of a lane that is played from a file, the oldest first: their names.
+fn with_proofs(verdicts: &[bool]) -> (support::own_lane::OwnLane, Vec<String>) {
+    let lane = support::own_lane::OwnLane::new(
+        "[machines.m]\nbackend = \"recorder\"\nrecording = \"console\"\nconsole_limit = \"1MiB\"\n\
+         [[steps]]\nname = \"decides\"\nhost = [\"true\"]\ngate = \"decides\"\n",
+    );
+    fs::write(lane.folder.path().join("console"), "").unwrap();
+    let names = verdicts.iter().map(|passes| {
+        let set = format!("steps.decides.host=[\"{passes}\"]");
+        let output = lane.run(&["--json", "--set", &set]);
+        expect_status(&output, i32::from(!passes));
+        let result: serde_json::Value = serde_json::from_str(&stdout_of(&output)).unwrap();
+        result["run"].as_str().unwrap().to_owned()
+    });
+    let names = names.collect();
+    (lane, names)
+}
+
+#[test]
+fn pruning_keeps_what_it_must() {
+    let (lane, names) = with_proofs(&[false, true, false, false, false]);
+    let there = |name: &String| lane.work.path().join("proofs/own").join(name).is_dir();
+    lane.ask(&["proof", "pin", &names[0]]);
+    assert!(lane.ask(&["proof", "list"]).lines().any(|line| line.contains(&names[0]) && line.ends_with("pinned")));
+    let told = lane.ask(&["budget", "prune-proofs", "2"]);
+    assert!(told.contains(&names[2]) && told.lines().count() == 1, "{told}");
+    assert!(names.iter().all(there), "nothing goes unless it is told to");
+    let listed: serde_json::Value =
+        serde_json::from_str(&lane.ask(&["budget", "prune-proofs", "2", "--json"])).unwrap();
+    let mut because: Vec<(&str, &str)> = listed["proofs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|proof| (proof["run"].as_str().unwrap(), proof["kept_because"].as_str().unwrap_or("goes")))
+        .collect();
+    because.sort();
+    let mut expected: Vec<(&str, &str)> =
+        names.iter().map(String::as_str).zip(["pinned", "only-passing", "goes", "newest", "latest"]).collect();
+    expected.sort();
+    assert_eq!(because, expected);
+    lane.ask(&["budget", "prune-proofs", "2", "--apply"]);
+    assert_eq!(names.iter().map(there).collect::<Vec<_>>(), [true, true, false, true, true]);
+    lane.ask(&["proof", "unpin", &names[0]]);
+    lane.ask(&["budget", "prune-proofs", "1", "--apply"]);
+    assert_eq!(names.iter().map(there).collect::<Vec<_>>(), [false, true, false, false, true]);
+    lane.ask(&["proof", "verify", "latest"]);
+    let none = lane.bootproof(&["budget", "prune-proofs", "0", "--apply"]).output().unwrap();
+    expect_status(&none, 2);
+}

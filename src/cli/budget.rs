@@ -1,5 +1,6 @@
 //! `bootproof budget`: what the work root takes, and whether it may.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,9 +10,12 @@ use super::Context;
 use super::lane::{pretty_json, print};
 use crate::budget::{BudgetDocument, Budgeted, Over, Part, Sizes, Usage};
 use crate::error::{ErrorKind, Result};
+use crate::event::Verdict;
 use crate::lane::units::Size;
+use crate::machine::registry;
 use crate::preflight::host;
-use crate::report::text::one_line;
+use crate::proof::{self, Judged, Kept};
+use crate::report::text::{count as count_of, one_line};
 
 const AFTER_HELP: &str = "\
 Sizes are what is allocated on the disk: holes are nothing, and what several places share counts once.
@@ -30,6 +34,18 @@ enum Command {
     Status(Output),
     /// As `status`, and exit with 5 where something takes more than it may
     Enforce(Output),
+    /// Remove all but the newest proofs of each lane. Pinned ones stay, and the latest, those of runs that go on, and the only
+    /// one with which a lane passes
+    PruneProofs {
+        /// How many of each lane stay
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: u32,
+        /// Do it; without, it is only told what would go
+        #[arg(long)]
+        apply: bool,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 #[derive(clap::Args)]
@@ -45,6 +61,7 @@ pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
             tell(context, &output)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::PruneProofs { keep, apply, output } => prune_proofs(context, keep, apply, &output),
         Command::Enforce(output) => {
             let over = tell(context, &output)?;
             if over.is_empty() {
@@ -56,6 +73,54 @@ pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
             eprintln!("hint: `bootproof budget cleanup-advice` tells what to delete");
             Ok(ExitCode::from(ErrorKind::Budget.exit_code()))
         }
+    }
+}
+
+fn prune_proofs(context: &Context, keep: u32, apply: bool, output: &Output) -> Result<ExitCode> {
+    let up: BTreeSet<String> = registry::peek(&context.work_root)?.into_iter().map(|record| record.run).collect();
+    let judged = proof::judge_all(&context.work_root, keep as usize, |run| up.contains(run))?;
+    let sizes = Sizes::survey(&context.work_root)?;
+    let (mut entries, mut text, mut freed, mut count) = (Vec::new(), String::new(), 0, 0u64);
+    for Judged { entry, mut kept } in judged {
+        let bytes = sizes.scan.below(&Path::new("proofs").join(&entry.lane).join(&entry.run)).freed();
+        if kept.is_none() && apply && !proof::remove(&entry.path)? {
+            // Something has come between.
+            kept = Some(Kept::UnderWay);
+        }
+        let verdict = entry.seal.as_ref().map_or(Verdict::Incomplete, |seal| seal.verdict).as_str();
+        if kept.is_none() {
+            (freed, count) = (freed + bytes, count + 1);
+            let (lane, run) = (one_line(&entry.lane), one_line(&entry.run));
+            text.push_str(&format!("{:>10}  {lane}  {run}  {verdict}\n", shown(bytes)));
+        }
+        entries.push(json!({
+            "lane": entry.lane, "run": entry.run, "verdict": verdict, "bytes": bytes,
+            "goes": kept.is_none(), "kept_because": kept.map(kept_because),
+        }));
+    }
+    if output.json {
+        let document = json!({ "version": 1, "applied": apply, "freed": freed, "proofs": entries });
+        return print(&pretty_json(&document)?);
+    }
+    print(&text)?;
+    if !context.quiet {
+        let proofs = count_of(count, "proof");
+        match (count, apply) {
+            (0, _) => eprintln!("there is nothing to remove"),
+            (_, true) => eprintln!("{proofs} removed, {} freed", shown(freed)),
+            (_, false) => eprintln!("{proofs} would go and free {}; `--apply` removes them", shown(freed)),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn kept_because(kept: Kept) -> &'static str {
+    match kept {
+        Kept::Newest => "newest",
+        Kept::Pinned => "pinned",
+        Kept::Latest => "latest",
+        Kept::UnderWay => "under-way",
+        Kept::OnlyPassing => "only-passing",
     }
 }
 

@@ -42,6 +42,16 @@ enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Keep a proof from being pruned
+    Pin {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Let a proof be pruned again
+    Unpin {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Fold a run's log again: the same verdict and the same reports must come out (exit 1 otherwise)
     Replay {
         #[command(flatten)]
@@ -93,6 +103,8 @@ pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
             print(verified(&root, &verification).as_bytes())?;
             Ok(ExitCode::from(u8::from(!verification.is_intact())))
         }
+        Command::Pin { which } => proof::pin(&find(&which)?, true).map(|()| ExitCode::SUCCESS),
+        Command::Unpin { which } => proof::pin(&find(&which)?, false).map(|()| ExitCode::SUCCESS),
         Command::Replay { which } => {
             let root = find(&which)?;
             let replay = proof::replay(&root)?;
@@ -133,7 +145,12 @@ fn listed(entries: &[ProofEntry]) -> String {
     };
     let (first, second) = (width("LANE", |entry| &entry.lane), width("RUN", |entry| &entry.run));
     let line = |entry: &ProofEntry| {
-        let latest = if entry.latest { "  latest" } else { "" };
+        let latest = match (entry.latest, proof::is_pinned(&entry.path)) {
+            (true, true) => "  latest, pinned",
+            (true, false) => "  latest",
+            (false, true) => "  pinned",
+            (false, false) => "",
+        };
         let (lane, run) = (one_line(&entry.lane), one_line(&entry.run));
         format!("{lane:first$}  {run:second$}  {}{latest}\n", verdict(entry).as_str())
     };
@@ -153,6 +170,7 @@ fn listed_json(entries: &[ProofEntry]) -> Result<Vec<u8>> {
                 "verdict": verdict(entry),
                 "sealed_at": entry.seal.as_ref().map(|seal| &seal.sealed_at),
                 "latest": entry.latest,
+                "pinned": proof::is_pinned(&entry.path),
             })
         })
         .collect();

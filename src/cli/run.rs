@@ -9,10 +9,12 @@ use super::backend::BackendArguments;
 use super::lane::LaneArguments;
 use super::planning::PlanArguments;
 use super::print::print_error;
+use crate::budget::{Admission, BudgetDocument};
 use crate::error::{Error, Result};
 use crate::event::Verdict;
 use crate::image::ImageProgress;
 use crate::lane::model::Lane;
+use crate::lane::units::Span;
 use crate::proof::environment::ExecutionModel;
 use crate::proof::{check_destination, copy};
 use crate::report::progress::{Mode, Progress, Tick};
@@ -44,6 +46,12 @@ pub struct Arguments {
     /// Leave them up only where the verdict is not a good one, to look into
     #[arg(long)]
     keep_on_failure: bool,
+    /// What to do where other runs have what this one needs of memory, processors or disk: wait for them, or be blocked
+    #[arg(long, value_enum, default_value = "wait", env = "BOOTPROOF_ADMISSION", value_name = "HOW")]
+    admission: AdmissionArgument,
+    /// How long to wait for other runs before the run is blocked
+    #[arg(long, default_value = "1h", env = "BOOTPROOF_WAIT_AT_MOST", value_name = "TIME", value_parser = parse_span)]
+    wait_at_most: Span,
     /// result.json on standard output, and nothing else there
     #[arg(long)]
     json: bool,
@@ -53,6 +61,16 @@ pub struct Arguments {
     /// Set by the runners and checks that Nix builds
     #[arg(long, env = "BOOTPROOF_EXECUTION_MODEL", value_enum, hide = true)]
     execution_model: Option<StartedBy>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy)]
+enum AdmissionArgument {
+    Wait,
+    Block,
+}
+
+fn parse_span(text: &str) -> Result<Span, String> {
+    text.parse()
 }
 
 /// What started the run, for environment.json.
@@ -148,6 +166,12 @@ async fn run_one(context: &Context, arguments: &Arguments, plan: crate::plan::Pl
         },
         locked: arguments.plan.locked,
         started_by: arguments.execution_model.map(StartedBy::model),
+        admission: match arguments.admission {
+            AdmissionArgument::Wait => Admission::Wait,
+            AdmissionArgument::Block => Admission::Block,
+        },
+        wait_at_most: arguments.wait_at_most.duration(),
+        budget: BudgetDocument::load(&context.work_root, &context.project_root)?.0,
     };
     let builds = Arc::new(BuildProgress { progress: progress.clone() });
     let outcome = crate::run::run(options, observer, builds).await;

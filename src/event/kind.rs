@@ -277,6 +277,29 @@ pub enum Kind {
     DeadlinePassed {
         deadline_ms: u64,
     },
+    /// The run does not fit beside others, and waits for one of them to end.
+    AdmissionWaiting {
+        /// What there is too little of.
+        reasons: Vec<String>,
+        /// The other runs.
+        runs: Vec<String>,
+    },
+    /// The run has reserved what it may take at most.
+    Admitted {
+        /// Bytes of guest memory.
+        memory: u64,
+        processors: u64,
+        /// Bytes below the work root.
+        disk: u64,
+        waited_ms: u64,
+    },
+    /// The most that was seen of what the run took.
+    ResourcesUsed {
+        /// Bytes, of all its machines' processes.
+        memory_peak: u64,
+        /// Bytes allocated below the work root.
+        disk_peak: u64,
+    },
     BudgetCrossed {
         what: String,
         limit: u64,

@@ -548,6 +548,13 @@ pub fn kind() -> impl Strategy<Value = Kind> {
             limit,
             used
         }),
+        (prop::collection::vec(hostile_text(), 0..3), prop::collection::vec(name(), 0..3))
+            .prop_map(|(reasons, runs)| Kind::AdmissionWaiting { reasons, runs }),
+        (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(memory, processors, disk, waited_ms)| {
+            Kind::Admitted { memory, processors, disk, waited_ms }
+        }),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(memory_peak, disk_peak)| Kind::ResourcesUsed { memory_peak, disk_peak }),
         (hostile_text(), hostile_text()).prop_map(|(what, detail)| Kind::InfrastructureFailed { what, detail }),
         (name(), hostile_text(), prop::collection::vec(name(), 0..3)).prop_map(|(fault, description, targets)| {
             Kind::FaultBegan { fault, description, targets, lasts: true }

@@ -46,6 +46,14 @@ pub fn folder(work_root: &Path) -> PathBuf {
     work_root.join("running")
 }
 
+/// The processes that a run's machines are, by what is recorded; nothing is locked or removed for it.
+pub fn processes_of(work_root: &Path, run: &str) -> Vec<u32> {
+    let entries = fs::read_dir(folder(work_root)).into_iter().flatten().flatten();
+    let own = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(run.as_bytes()));
+    let records = own.filter_map(|entry| serde_json::from_slice::<MachineRecord>(&fs::read(entry.path()).ok()?).ok());
+    records.filter(|record| record.run == run).map(|record| record.qemu_pid).collect()
+}
+
 /// The records of machines that are up, the oldest first; those whose keeper is gone are removed on the way.
 pub fn live(work_root: &Path) -> Result<Vec<MachineRecord>> {
     left_over(work_root, &mut |_| true)?;

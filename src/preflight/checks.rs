@@ -5,10 +5,9 @@ use std::path::Path;
 use super::host;
 use crate::event::Finding;
 use crate::lane::model::{Firmware, LibvirtNetwork};
-use crate::lane::units::Size;
 use crate::machine::capabilities::{self, Missing};
 use crate::machine::libvirt::{Host, Target};
-use crate::machine::{qemu, registry};
+use crate::machine::qemu;
 use crate::plan::model::{Accelerator, AcceleratorRequest, Plan};
 
 /// QEMU before this lacks what the machines' command lines use.
@@ -42,8 +41,7 @@ pub fn check(plan: &Plan, inputs: &PreflightInputs<'_>) -> Vec<Finding> {
     }
     check_backends(plan, inputs, &mut findings);
     check_requirements(plan, &mut findings);
-    check_memory(plan, inputs, &mut findings);
-    check_disk(plan, inputs, &mut findings);
+    check_budget(plan, &mut findings);
     check_work_root(inputs, &mut findings);
     findings
 }
@@ -200,22 +198,8 @@ fn check_requirements(plan: &Plan, findings: &mut Vec<Finding>) {
     }
 }
 
-fn check_memory(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
-    let wanted = plan.memory_peak.max(plan.lane.requires.memory.unwrap_or_default());
-    let live = registry::live(inputs.work_root).unwrap_or_default();
-    if let Some(available) = host::available_memory()
-        && wanted.bytes() > available
-    {
-        let others = match live.len() {
-            0 => String::new(),
-            count => format!("; {count} other machines are up (`bootproof ps`)"),
-        };
-        findings.push(blocking(
-            "memory",
-            format!("the machines need {wanted}, and {} are available{others}", mebibytes(available)),
-            "stop something, or give the machines less (`--set machines.NAME.memory=...`)",
-        ));
-    }
+/// What the lane itself allows. Whether the host has it is asked when the run is admitted.
+fn check_budget(plan: &Plan, findings: &mut Vec<Finding>) {
     if let Some(limit) = plan.lane.budget.memory
         && plan.memory_peak > limit
     {
@@ -223,23 +207,6 @@ fn check_memory(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Fi
             "memory",
             format!("the machines need {}, and the lane's budget is {limit}", plan.memory_peak),
             "raise `budget.memory`, or give the machines less",
-        ));
-    }
-}
-
-fn check_disk(plan: &Plan, inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
-    if let Some(free) = host::free_disk(inputs.work_root)
-        && plan.disk_peak.bytes() > free
-    {
-        findings.push(blocking(
-            "disk",
-            format!(
-                "the run may take {} under `{}`, and {} are free",
-                plan.disk_peak,
-                inputs.work_root.display(),
-                mebibytes(free)
-            ),
-            "free some space, or point `--work-root` to where there is more",
         ));
     }
     if let Some(limit) = plan.lane.budget.disk
@@ -263,8 +230,4 @@ fn check_work_root(inputs: &PreflightInputs<'_>, findings: &mut Vec<Finding>) {
             "point `--work-root` (or BOOTPROOF_WORK_ROOT) to a folder that can",
         ));
     }
-}
-
-fn mebibytes(bytes: u64) -> Size {
-    Size(bytes >> 20 << 20)
 }

@@ -42,10 +42,27 @@ pub fn cpu_count() -> usize {
 
 /// `MemAvailable` in bytes.
 pub fn available_memory() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    memory_figure("MemAvailable:")
+}
+
+/// `MemTotal` in bytes.
+pub fn total_memory() -> Option<u64> {
+    memory_figure("MemTotal:")
+}
+
+fn memory_figure(name: &str) -> Option<u64> {
+    figure(&fs::read_to_string("/proc/meminfo").ok()?, name)
+}
+
+fn figure(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
+}
+
+/// The most bytes of memory that a process has had.
+pub fn most_memory(process: u32) -> Option<u64> {
+    figure(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmHWM:")
 }
 
 /// Bytes that this user may still write below `path`, which need not exist yet.
@@ -107,7 +124,8 @@ mod tests {
 
     #[test]
     fn this_host_has_facts() {
-        assert!(available_memory().unwrap() > 1 << 20);
+        assert!(available_memory().unwrap() > 1 << 20 && total_memory() >= available_memory());
+        assert!(most_memory(std::process::id()).unwrap() > 1 << 16);
         assert!(free_disk(Path::new("/nowhere/at/all")).is_some());
         assert!(find_command("sh").is_some());
         assert!(find_command("surely-no-such-command").is_none());

@@ -180,6 +180,21 @@ pub fn describe(kind: &Kind) -> String {
         Kind::DeadlinePassed { deadline_ms } => {
             format!("the run's own deadline of {} passed", text::duration(*deadline_ms))
         }
+        Kind::AdmissionWaiting { reasons, runs } => {
+            format!("waiting for other runs: {} (there are {})", reasons.join("; "), runs.join(", "))
+        }
+        Kind::Admitted { memory, processors, disk, waited_ms } => {
+            let waited = match waited_ms {
+                0 => String::new(),
+                waited => format!(", after waiting for {}", text::duration(*waited)),
+            };
+            let (memory, disk) = (text::bytes(*memory), text::bytes(*disk));
+            let processors = text::count(*processors, "processor");
+            format!("reserved {memory} of memory, {processors} and {disk} of disk{waited}")
+        }
+        Kind::ResourcesUsed { memory_peak, disk_peak } => {
+            format!("used {} of memory and {} of disk at most", text::bytes(*memory_peak), text::bytes(*disk_peak))
+        }
         Kind::BudgetCrossed { what, limit, used } => {
             format!("{what}: {} of {} would be crossed", text::bytes(*used), text::bytes(*limit))
         }

@@ -130,6 +130,19 @@ fn facts(result: &RunResult) -> Vec<(&'static str, Cell)> {
         );
         add("Accelerator", Cell::Text(told));
     }
+    if let Some(resources) = &result.resources {
+        let waited = match resources.waited_ms {
+            0 => String::new(),
+            waited => format!(", after waiting for {}", text::duration(waited)),
+        };
+        let (memory, disk) = (text::bytes(resources.memory), text::bytes(resources.disk));
+        let processors = text::count(resources.processors, "processor");
+        add("Reserved", Cell::Text(format!("{memory} of memory, {processors}, {disk} of disk{waited}")));
+        if let (Some(memory), Some(disk)) = (resources.memory_peak, resources.disk_peak) {
+            let told = format!("at most {} of memory, {} of disk", text::bytes(memory), text::bytes(disk));
+            add("Used", Cell::Text(told));
+        }
+    }
     if let Some(run) = &result.run {
         add("Run", Cell::Code(run.clone()));
     }

@@ -169,11 +169,14 @@ fn importance(kind: &Kind, severity: Severity) -> Importance {
             | Kind::Interrupted { .. }
             | Kind::DeadlinePassed { .. }
             | Kind::BudgetCrossed { .. }
+            | Kind::AdmissionWaiting { .. }
             | Kind::InfrastructureFailed { .. }
             | Kind::MachineKept { .. }
             | Kind::Note { .. } => Importance::Normal,
             Kind::StepsPlanned { .. }
             | Kind::PreflightFinished { .. }
+            | Kind::Admitted { .. }
+            | Kind::ResourcesUsed { .. }
             | Kind::ChannelReady { .. }
             | Kind::ChannelLost { .. }
             | Kind::ForwardOpened { .. }

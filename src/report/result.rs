@@ -52,6 +52,9 @@ pub struct RunResult {
     /// Percent, below which the run fails.
     pub minimum_score: Option<u8>,
     pub accelerator: Option<AcceleratorResult>,
+    /// What the run has reserved and used of the host; `None` where it was never admitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourcesResult>,
     /// What preflight had to say.
     pub findings: Vec<Finding>,
     pub images: BTreeMap<String, ImageResult>,
@@ -137,6 +140,23 @@ pub struct StepResult {
     pub deadline_ms: Option<u64>,
     pub commands: Vec<CommandResult>,
     pub failure: Option<Failure>,
+}
+
+/// What a run took from its host. Amounts are bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResourcesResult {
+    /// Reserved before it began: guest memory.
+    pub memory: u64,
+    pub processors: u64,
+    /// Reserved below the work root.
+    pub disk: u64,
+    /// How long it waited for other runs to end.
+    pub waited_ms: u64,
+    /// The most memory that its machines' processes had.
+    pub memory_peak: Option<u64>,
+    /// The most that was allocated in its own folders.
+    pub disk_peak: Option<u64>,
 }
 
 /// One disturbance.
@@ -356,6 +376,14 @@ impl RunResult {
             duration_ms: milliseconds(view.elapsed_ns),
             score: view.score(),
             minimum_score: run.and_then(|run| run.minimum_score),
+            resources: view.resources.map(|resources| ResourcesResult {
+                memory: resources.memory,
+                processors: resources.processors,
+                disk: resources.disk,
+                waited_ms: resources.waited_ms,
+                memory_peak: resources.peak.map(|(memory, _)| memory),
+                disk_peak: resources.peak.map(|(_, disk)| disk),
+            }),
             accelerator: view.accelerator.as_ref().map(|accelerator| AcceleratorResult {
                 mode: accelerator.mode.clone(),
                 proven_by: accelerator.proven_by.clone(),

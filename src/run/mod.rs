@@ -22,6 +22,7 @@ mod netboot;
 mod networks;
 mod proxy;
 mod record;
+mod resources;
 mod session;
 mod signals;
 mod steps;

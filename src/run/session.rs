@@ -16,7 +16,8 @@ use super::machines::{self, Surroundings};
 use super::networks::Networks;
 use super::signals::SignalWatch;
 use super::steps::{RunningMachine, StepContext};
-use super::{environment, executor, netboot, record};
+use super::{environment, executor, netboot, record, resources};
+use crate::budget::{Admission, BudgetDocument};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::{Finding, Kind, LOG_VERSION, Reporter, Severity, Verdict};
@@ -44,6 +45,12 @@ pub struct RunOptions {
     pub locked: bool,
     /// What started the run, where a runner or a check did.
     pub started_by: Option<ExecutionModel>,
+    /// What happens where the host has no room for it now.
+    pub admission: Admission,
+    /// How long it waits for room at most.
+    pub wait_at_most: Duration,
+    /// What the work root may take.
+    pub budget: BudgetDocument,
 }
 
 /// When machines outlive their run.
@@ -202,25 +209,42 @@ impl Session<'_> {
             image_findings: image_findings(plan),
         };
         let findings = preflight::check(plan, &inputs);
-        let blocked = findings.iter().any(|finding| finding.blocking);
-        self.reporter.info(None, Kind::PreflightFinished { findings });
-        if blocked {
-            return Ok(());
-        }
+        let surroundings = resources::Surroundings {
+            options: self.options,
+            root: self.root,
+            reporter: self.reporter,
+            cancel: self.cancel,
+        };
+        let Some(held) = surroundings.admit(findings).await? else { return Ok(()) };
+        let outcome = self.perform_admitted(&store, &chosen, qemu_version.as_deref(), libvirt.as_ref()).await;
+        // After an error, too, it is good to know what was taken.
+        held.end(self.reporter);
+        outcome
+    }
+
+    /// With room for all that it may take.
+    async fn perform_admitted(
+        &mut self,
+        store: &ImageStore,
+        chosen: &Chosen,
+        qemu_version: Option<&str>,
+        libvirt: Option<&LibvirtPlace>,
+    ) -> Result<()> {
+        let plan = &self.options.plan;
         let secrets = Secrets::resolve(&plan.lane.secrets, &self.options.project_root)?;
-        let images = self.prepare_images(&store).await?;
+        let images = self.prepare_images(store).await?;
         if self.cancel.is_cancelled() {
             return Ok(());
         }
-        let checkpoints = self.prepare_checkpoints(&images, &chosen, qemu_version.as_deref()).await?;
+        let checkpoints = self.prepare_checkpoints(&images, chosen, qemu_version).await?;
         if self.cancel.is_cancelled() {
             return Ok(());
         }
-        if let Some(LibvirtPlace { target, .. }) = &libvirt {
+        if let Some(LibvirtPlace { target, .. }) = libvirt {
             self.sweep(target).await?;
         }
         self.facts.started = true;
-        self.drive(&images, &checkpoints, &chosen, secrets, libvirt.as_ref()).await
+        self.drive(&images, &checkpoints, chosen, secrets, libvirt).await
     }
 
     /// Starts the machines, runs the steps, ends (or keeps) the machines.

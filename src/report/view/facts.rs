@@ -24,6 +24,8 @@ pub struct View {
     /// What preflight found, once it has finished.
     pub preflight: Option<Vec<Finding>>,
     pub accelerator: Option<AcceleratorFacts>,
+    /// What the run has reserved, once it has.
+    pub resources: Option<ResourcesFacts>,
     pub images: BTreeMap<String, ImageFacts>,
     pub machines: BTreeMap<String, MachineView>,
     /// The log has said which steps there are.
@@ -56,6 +58,17 @@ pub struct View {
     pub closed: Option<Closing>,
     /// Events after the closing one: there must be none.
     pub events_after_closing: u64,
+}
+
+/// Of the host: memory and disk in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResourcesFacts {
+    pub memory: u64,
+    pub processors: u64,
+    pub disk: u64,
+    pub waited_ms: u64,
+    /// The most that was seen: memory and disk.
+    pub peak: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -228,6 +228,17 @@ impl View {
                 self.plain_trouble(event, TroubleKind::Interrupted);
             }
             Kind::DeadlinePassed { deadline_ms: _ } => self.plain_trouble(event, TroubleKind::Failed),
+            Kind::AdmissionWaiting { reasons: _, runs: _ } => {}
+            Kind::Admitted { memory, processors, disk, waited_ms } => {
+                let (memory, processors, disk) = (*memory, *processors, *disk);
+                let reserved = ResourcesFacts { memory, processors, disk, waited_ms: *waited_ms, peak: None };
+                self.resources = Some(reserved);
+            }
+            Kind::ResourcesUsed { memory_peak, disk_peak } => {
+                if let Some(resources) = &mut self.resources {
+                    resources.peak = Some((*memory_peak, *disk_peak));
+                }
+            }
             Kind::BudgetCrossed { what: _, limit: _, used: _ } => self.plain_trouble(event, TroubleKind::Budget),
             Kind::InfrastructureFailed { what: _, detail: _ } => {
                 self.plain_trouble(event, TroubleKind::Infrastructure);
