@@ -26,7 +26,7 @@ const PACKAGES: [&str; 2] = ["openssh-server", "qemu-guest-agent"];
 /// Everything that a Debian needs so that each way leads in.
 const COMMANDS: [&str; 2] = [
     "echo 'root:correct horse' | chpasswd",
-    "systemctl mask serial-getty@hvc0.service; \
+    "systemctl mask serial-getty@hvc0.service serial-getty@ttyS0.service; \
      systemctl enable backdoor.service serial-getty@ttyS1.service serial-getty@ttyS2.service",
 ];
 
