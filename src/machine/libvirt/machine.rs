@@ -176,7 +176,7 @@ impl LibvirtMachine {
             UnixStream::connect(domain::socket(&place.runtime, name))
                 .infrastructure(|| format!("failed to connect to the domain's `{name}` socket"))
         };
-        consoles.attach(connect("console")?, connect("console-hvc0")?)?;
+        consoles.attach(connect("console")?, Some(connect("console-hvc0")?))?;
         let agent = connect("agent")?;
         agent.set_nonblocking(true).infrastructure(|| "failed to prepare the agent's socket".into())?;
         let agent =
