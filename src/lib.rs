@@ -7,6 +7,8 @@ pub mod channel;
 pub mod provisioning;
 
 #[cfg(feature = "host")]
+pub mod attach;
+#[cfg(feature = "host")]
 pub mod binary_cache;
 #[cfg(feature = "host")]
 pub mod budget;

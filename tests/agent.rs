@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use bootproof::channel::{ChannelError, ChannelEvent, ExecRequest, ExitStatus, RefusalReason};
+use bootproof::channel::{ChannelError, ChannelEvent, ExecRequest, ExitStatus, RefusalReason, TerminalSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -117,6 +117,45 @@ async fn standard_input_ends_when_it_is_dropped_and_nobody_has_to_read_it() {
     };
     let (status, ()) = timeout(LONG, async { tokio::join!(execution.wait(), write) }).await.unwrap();
     assert_eq!(status.unwrap(), ExitStatus::Code(3));
+}
+
+/// Reads on until the text has come.
+async fn until(pipe: &mut (impl tokio::io::AsyncRead + Unpin), text: &str) {
+    let mut seen = String::new();
+    while !seen.ends_with(text) {
+        seen.push(char::from(timeout(LONG, pipe.read_u8()).await.unwrap_or_else(|_| panic!("{seen}")).unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn a_command_with_a_terminal_has_its_size_its_keys_and_its_end() {
+    let guest = Guest::start().await;
+    let script = "trap 'echo interrupted; exit 5' INT; tty >/dev/null || exit 9; stty size; read line; \
+                  echo \"got $line\"; stty size; while :; do read more; done";
+    let size = TerminalSize { rows: 33, columns: 77 };
+    let request = ExecRequest { stdin: true, terminal: Some(size), ..shell(script) };
+    let mut execution = guest.channel.exec(request).await.unwrap();
+    assert!(execution.has_terminal());
+    let (mut stdin, mut stdout) = (execution.stdin.take().unwrap(), execution.stdout.take().unwrap());
+    until(&mut stdout, "33 77").await;
+    execution.resize(TerminalSize { rows: 40, columns: 100 });
+    stdin.write_all(b"hello\r").await.unwrap();
+    until(&mut stdout, "got hello\r\n40 100").await;
+    stdin.write_all(b"\x03").await.unwrap();
+    until(&mut stdout, "interrupted").await;
+    assert_eq!(timeout(LONG, execution.wait()).await.unwrap().unwrap(), ExitStatus::Code(5));
+
+    // The end of input is what Ctrl-D says; and both outputs end.
+    let request = ExecRequest { stdin: true, terminal: Some(size), ..shell("cat; echo over") };
+    let output = timeout(LONG, guest.channel.exec(request).await.unwrap().output(1000)).await.unwrap().unwrap();
+    assert_eq!((output.status, output.stdout.as_slice()), (ExitStatus::Code(0), &b"over\r\n"[..]));
+    // Dropped, it goes with all that it started.
+    let request = ExecRequest { terminal: Some(size), ..shell("sleep 1000 & echo $$.; wait") };
+    let mut execution = guest.channel.exec(request).await.unwrap();
+    until(execution.stdout.as_mut().unwrap(), ".").await;
+    let pid = execution.pid();
+    drop(execution);
+    gone(pid).await;
 }
 
 #[tokio::test]

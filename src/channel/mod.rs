@@ -39,4 +39,6 @@ pub use guest_agent::GuestAgentChannel;
 #[cfg(feature = "host")]
 pub use line::{Answer, Greeting, LineChannel, LineOptions};
 #[cfg(feature = "host")]
-pub use protocol::{ExecRequest, ExitStatus, Hello, Identity, IdentityNames, IdentityTaken, RefusalReason, Role};
+pub use protocol::{
+    ExecRequest, ExitStatus, Hello, Identity, IdentityNames, IdentityTaken, RefusalReason, Role, TerminalSize,
+};

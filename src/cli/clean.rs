@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-use super::Context;
+use super::{Context, fresh};
 use crate::checkpoint::CheckpointStore;
 use crate::error::{Error, Result};
 use crate::image::ImageStore;
@@ -42,6 +42,7 @@ pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
     for partial in incomplete_downloads(work_root) {
         cleaning.remove("incomplete download", &partial);
     }
+    fresh::left_over(work_root, &mut |paths| cleaning.take("caches of a `--fresh` run that is gone", paths))?;
     CheckpointStore::left_over(work_root, &mut |paths| cleaning.take("half-made checkpoint", paths));
     for console in consoles_of_gone_machines(work_root)? {
         cleaning.remove("console of a kept machine that is gone", &console);

@@ -19,6 +19,7 @@ pub struct GlobalArguments {
 }
 
 /// The resolved surroundings of one invocation.
+#[derive(Clone)]
 pub struct Context {
     /// Absolute.
     pub work_root: PathBuf,

@@ -202,7 +202,8 @@ impl OneMachine<'_> {
         let machines = machines::start(&surroundings, folders, &self.images).await?;
         let machine = machines.values().next().expect("the lane has one machine");
         let deadline = arguments.deadline.scaled(accelerator::deadline_factor(self.mode));
-        let command = ExecRequest { argv: arguments.command.clone(), environment, directory: None, stdin: true };
+        let command =
+            ExecRequest { argv: arguments.command.clone(), environment, stdin: true, ..ExecRequest::default() };
         let outcome = tokio::select! {
             outcome = in_guest(machine, command) => outcome,
             () = tokio::time::sleep(deadline.duration()) => {

@@ -65,6 +65,11 @@ impl ConsoleArgument {
         }
     }
 
+    /// The one that its lane has given a machine that is up.
+    pub fn of_record(record: &MachineRecord) -> Self {
+        Self::of_lane(proof_of(record), &record.machine)
+    }
+
     /// What the lane of that proof has given the machine; `serial` where nobody knows.
     pub fn of_lane(proof: &Path, machine: &str) -> Self {
         let lane = std::fs::read(proof.join(root::LANE_FILE)).ok();
@@ -113,12 +118,16 @@ struct Found {
     kept: Option<MachineRecord>,
 }
 
+/// The proof root that the machine's folder is in.
+fn proof_of(record: &MachineRecord) -> &Path {
+    record.evidence.ancestors().nth(2).unwrap_or(&record.evidence)
+}
+
 impl Found {
     fn of_record(record: &MachineRecord) -> Self {
-        let proof = record.evidence.ancestors().nth(2).unwrap_or(&record.evidence).to_path_buf();
         Self {
             machine: record.machine.clone(),
-            proof,
+            proof: proof_of(record).to_path_buf(),
             evidence: record.evidence.clone(),
             up: Some(record.clone()),
             kept: record.kept.then(|| record.clone()),

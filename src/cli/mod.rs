@@ -3,16 +3,20 @@
 //! What always holds: standard output carries the answer and nothing else; everything said about the work goes to
 //! standard error; an error is printed in one place, here, and its kind alone decides the exit code.
 
+mod attached;
 mod backend;
 mod budget;
 mod cache;
 mod checkpoint;
 mod clean;
 mod completions;
+mod console;
 mod context;
+mod debug;
 mod deployer;
 mod doctor;
 mod exec;
+mod fresh;
 mod guard;
 mod hardware;
 mod image;
@@ -28,6 +32,7 @@ mod proof;
 mod ps;
 mod relay;
 mod run;
+mod ssh;
 mod status;
 mod stop;
 
@@ -72,6 +77,8 @@ enum Command {
     Plan(plan::Arguments),
     /// Boot a lane's machines, do its steps, and leave the proof
     Run(run::Arguments),
+    /// Run a lane, and stand still where it fails, with the machines up
+    Debug(debug::Arguments),
     /// Boot an image, run one command in it, give back its output and exit status
     Exec(exec::Arguments),
     /// List and build images, and renew the lock of the versions they are made from
@@ -98,6 +105,10 @@ enum Command {
     Status(status::Arguments),
     /// Show what a machine prints on its console
     Logs(logs::Arguments),
+    /// Open a shell, or run a command, in a machine that is up
+    Ssh(ssh::Arguments),
+    /// Connect the terminal to the console of a machine that is up
+    Console(console::Arguments),
     /// End machines that are up
     Stop(stop::Arguments),
     /// Remove what is left over of runs that are gone; never a proof
@@ -138,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Checkpoint(arguments) => checkpoint::run(&context, arguments),
         Command::Proof(arguments) => proof::run(&context, arguments),
         Command::Run(arguments) => run::run(&context, arguments),
+        Command::Debug(arguments) => debug::run(&context, arguments),
         Command::Exec(arguments) => exec::run(&context, arguments),
         Command::Budget(arguments) => budget::run(&context, arguments),
         Command::Cache(arguments) => cache::run(&context, arguments),
@@ -148,6 +160,8 @@ pub fn main() -> ExitCode {
         Command::Ps(arguments) => ps::run(&context, arguments),
         Command::Status(arguments) => status::run(&context, arguments),
         Command::Logs(arguments) => logs::run(&context, arguments),
+        Command::Ssh(arguments) => ssh::run(&context, arguments),
+        Command::Console(arguments) => console::run(&context, arguments),
         Command::Stop(arguments) => stop::run(&context, arguments),
         Command::Clean(arguments) => clean::run(&context, arguments),
         Command::Completions(arguments) => completions::run(arguments),

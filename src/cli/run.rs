@@ -4,14 +4,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
 use super::Context;
 use super::backend::BackendArguments;
+use super::debug::AtTerminal;
+use super::fresh::Fresh;
 use super::lane::LaneArguments;
-use super::planning::PlanArguments;
+use super::planning::{PlanArguments, StartArgument};
 use super::print::print_error;
 use crate::budget::{Admission, BudgetDocument};
 use crate::error::{Error, Result};
-use crate::event::Verdict;
+use crate::event::{Kind, Verdict};
 use crate::image::ImageProgress;
 use crate::lane::model::Lane;
 use crate::lane::units::Span;
@@ -19,7 +23,7 @@ use crate::proof::environment::ExecutionModel;
 use crate::proof::{check_destination, copy};
 use crate::report::progress::{Mode, Progress, Tick};
 use crate::report::terminal::{self, Style};
-use crate::run::{Keep, RunOptions, RunOutcome};
+use crate::run::{Debugging, Keep, RunOptions, RunOutcome};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -27,6 +31,7 @@ Examples:
   bootproof run ./my-lane.toml --set machines.node01.memory=2GiB
   bootproof run smoke --control all     every planted bug must fail at its gate
   bootproof run smoke --keep-on-failure
+  bootproof run smoke --fresh
 
 Exit codes: 0 passed or reproduced, 1 failed, 2 wrong arguments or an invalid lane, 3 blocked,
 4 infrastructure, 5 budget, 130 interrupted.";
@@ -40,6 +45,10 @@ pub struct Arguments {
     plan: PlanArguments,
     #[command(flatten)]
     backend: BackendArguments,
+    /// Use nothing that an earlier run has left: images are built anew, machines boot, the accelerator is proven again; all
+    /// of it in a folder that goes with the run. What Nix has built stays built
+    #[arg(long)]
+    fresh: bool,
     /// Leave up what is up when the steps are over; `bootproof ps` and `bootproof stop` find it again
     #[arg(long, env = "BOOTPROOF_KEEP", value_parser = clap::builder::FalseyValueParser::new())]
     keep: bool,
@@ -61,6 +70,40 @@ pub struct Arguments {
     /// Set by the runners and checks that Nix builds
     #[arg(long, env = "BOOTPROOF_EXECUTION_MODEL", value_enum, hide = true)]
     execution_model: Option<StartedBy>,
+    /// Set by `bootproof debug`.
+    #[arg(skip)]
+    debug: Option<Stops>,
+}
+
+/// Where a run that is debugged stands still, besides at failures.
+#[derive(Clone)]
+struct Stops {
+    at: Option<String>,
+}
+
+impl Arguments {
+    /// What `bootproof debug` runs.
+    pub(super) fn for_debugging(
+        lane: LaneArguments,
+        plan: PlanArguments,
+        backend: BackendArguments,
+        at: Option<String>,
+    ) -> Self {
+        Self {
+            lane,
+            plan,
+            backend,
+            fresh: false,
+            keep: false,
+            keep_on_failure: false,
+            json: false,
+            output: None,
+            execution_model: None,
+            admission: AdmissionArgument::Wait,
+            wait_at_most: Span::from_secs(3600),
+            debug: Some(Stops { at }),
+        }
+    }
 }
 
 #[derive(clap::ValueEnum, Clone, Copy)]
@@ -106,11 +149,23 @@ fn run_all(context: &Context, arguments: &Arguments, runtime: &tokio::runtime::R
     }
     let mut worst: Option<Verdict> = None;
     let mut results = Vec::new();
+    if arguments.fresh && (arguments.keep || arguments.keep_on_failure) {
+        return Err(Error::usage("a `--fresh` run cannot keep machines")
+            .hint("they live on images that are removed with the run; leave out one of the two"));
+    }
     for (mut lane, control) in lanes(context, arguments)? {
         arguments.backend.put(&mut lane);
-        let mut plan = arguments.plan.plan(context, lane, control)?;
+        check_stop(&lane, arguments)?;
+        // Gone when this is dropped, whatever becomes of the run.
+        let fresh = if arguments.fresh { Some(Fresh::make(&context.work_root)?) } else { None };
+        let caches = fresh.as_ref().map_or(&*context.work_root, Fresh::path);
+        let mut how = arguments.plan.clone();
+        if arguments.fresh {
+            how.start = Some(StartArgument::Boot);
+        }
+        let mut plan = how.plan(&Context { work_root: caches.into(), ..context.clone() }, lane, control)?;
         arguments.backend.complete(&mut plan);
-        let outcome = runtime.block_on(run_one(context, arguments, plan))?;
+        let outcome = runtime.block_on(run_one(context, arguments, plan, caches))?;
         worst = Some(worst.map_or(outcome.verdict, |worst| graver(worst, outcome.verdict)));
         let stop = outcome.verdict == Verdict::Interrupted;
         results.push(outcome.story.result);
@@ -144,19 +199,48 @@ fn lanes(context: &Context, arguments: &Arguments) -> Result<Vec<(Lane, Option<S
     names.into_iter().map(|name| Ok((of(Some(name.clone())).load(context)?, Some(name)))).collect()
 }
 
-async fn run_one(context: &Context, arguments: &Arguments, plan: crate::plan::Plan) -> Result<RunOutcome> {
-    let mode = match (context.quiet, context.interactive) {
+/// There is such a step to stand still before.
+fn check_stop(lane: &Lane, arguments: &Arguments) -> Result<()> {
+    let Some(at) = arguments.debug.as_ref().and_then(|stops| stops.at.as_ref()) else { return Ok(()) };
+    if lane.steps.iter().any(|step| step.name == *at) {
+        return Ok(());
+    }
+    let names: Vec<&str> = lane.steps.iter().map(|step| step.name.as_str()).collect();
+    Err(Error::usage(format!("the lane `{}` has no step `{at}`", lane.name))
+        .hint(format!("its steps are: {}", names.join(", "))))
+}
+
+async fn run_one(
+    context: &Context,
+    arguments: &Arguments,
+    plan: crate::plan::Plan,
+    caches: &std::path::Path,
+) -> Result<RunOutcome> {
+    // Whoever debugs wants to know where it stands.
+    let quiet = context.quiet && arguments.debug.is_none();
+    let mode = match (quiet, context.interactive) {
         (true, _) => Mode::Quiet,
         (false, true) => Mode::Interactive,
         (false, false) => Mode::Plain,
     };
     let progress = Arc::new(Mutex::new(Progress::new(mode, context.verbose, context.color)));
     let shown = progress.clone();
+    let held = Arc::new(Notify::new());
+    let told = held.clone();
     let observer = Box::new(move |event: &crate::event::Event, view: &crate::report::View| {
         shown.lock().expect("rendering does not panic").apply(event, view);
+        if matches!(event.event, Kind::RunHeld { .. }) {
+            told.notify_one();
+        }
+    });
+    let debugging = arguments.debug.as_ref().map(|stops| Debugging {
+        debugger: Arc::new(AtTerminal::new(progress.clone(), held.clone())),
+        at: stops.at.clone(),
     });
     let options = RunOptions {
         plan,
+        caches: caches.into(),
+        debugging,
         work_root: context.work_root.clone(),
         project_root: context.project_root.clone(),
         keep: match (arguments.keep, arguments.keep_on_failure) {
@@ -201,13 +285,20 @@ async fn run_one(context: &Context, arguments: &Arguments, plan: crate::plan::Pl
 fn how_to_get_in(outcome: &RunOutcome) -> String {
     let first = outcome.kept.first().map(String::as_str).unwrap_or_default();
     let mut text = format!("kept: {}\n", outcome.kept.join(", "));
-    for (command, does) in [
-        (format!("bootproof logs {first} -f"), "what it prints"),
-        ("bootproof stop --all".into(), "ends all that is up"),
-    ] {
+    let end = ("bootproof stop --all".to_owned(), "ends all that is up");
+    for (command, does) in ways_in(first).into_iter().chain([end]) {
         text.push_str(&format!("  {command:<28}  {does}\n"));
     }
     text
+}
+
+/// Commands that get into a machine that is up, and what each gives.
+pub(super) fn ways_in(machine: &str) -> [(String, &'static str); 3] {
+    [
+        (format!("bootproof ssh {machine}"), "a shell in it"),
+        (format!("bootproof console {machine}"), "its serial console"),
+        (format!("bootproof logs {machine} -f"), "what it prints"),
+    ]
 }
 
 /// The path as the user can open it from where they are, the shorter form if there is one.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Context, naming};
 use crate::error::{Context as _, Error, Result};
-use crate::machine::keeper::{KILLED, STOPPED, TERMINATION_BOUND};
+use crate::machine::keeper::{KILLED, STOP, STOPPED, TERMINATION_BOUND};
 use crate::machine::registry::{self, MachineRecord};
 
 /// The keeper kills what does not end by itself; a host that is busy needs a while for that, too.
@@ -87,7 +87,7 @@ fn stop(record: &MachineRecord) -> Result<Ending> {
     let hint = || format!("its QEMU is process {}, its keeper process {}", record.qemu_pid, record.keeper_pid);
     let mut keeper = UnixStream::connect(&record.control).infrastructure(said)?;
     keeper.set_read_timeout(Some(PATIENCE)).infrastructure(said)?;
-    keeper.write_all(b"stop\n").infrastructure(said)?;
+    keeper.write_all(format!("{STOP}\n").as_bytes()).infrastructure(said)?;
     let mut answer = String::new();
     keeper.read_to_string(&mut answer).infrastructure(said).map_err(|error| error.hint(hint()))?;
     match answer.trim() {

@@ -49,5 +49,5 @@ pub use planned::plan_image;
 pub use request::{
     BaseDisk, Boot, BuiltImage, DiskFormat, HostShare, ImageProgress, ImageRequest, NetworkFiles, Silent,
 };
-pub use store::{ImageStore, StoredImage};
+pub use store::{ImageStore, StoredImage, is_free_of_mounts};
 pub use tools::missing_tools;

@@ -320,23 +320,30 @@ impl ImageStore {
 /// A builder that was killed can leave the host's own file systems mounted inside its root: `/dev/shm`, `/proc`, `/sys`.
 /// Removing a tree follows no links, but it does follow mounts.
 fn remove_tree(path: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo");
-    match mounts.map(|mounts| mounted_below(&mounts, path)) {
-        Ok(None) => {}
-        Ok(Some(mount)) => {
-            tracing::warn!(path = %path.display(), %mount, "left a temporary folder alone: something is mounted in it");
-            return false;
-        }
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "left a temporary folder alone: the mounts cannot be read");
-            return false;
-        }
+    if !is_free_of_mounts(path) {
+        return false;
     }
     match fs::remove_dir_all(path) {
         Ok(()) => true,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "failed to remove a temporary folder");
+            false
+        }
+    }
+}
+
+/// Whether nothing is mounted at or below a folder, as far as that can be told; says so where it is not.
+pub fn is_free_of_mounts(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo");
+    match mounts.map(|mounts| mounted_below(&mounts, path)) {
+        Ok(None) => true,
+        Ok(Some(mount)) => {
+            tracing::warn!(path = %path.display(), %mount, "left a temporary folder alone: something is mounted in it");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "left a temporary folder alone: the mounts cannot be read");
             false
         }
     }

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
+use rustix::net::{SendFlags, send};
+use tokio::sync::mpsc;
 
 use crate::console::Source;
 
@@ -32,6 +34,55 @@ struct Progress {
     busy: bool,
     /// To be called once everything up to these offsets has been dealt with; ascending.
     pending: Vec<(u64, Callback)>,
+    /// Those who look on.
+    taps: Vec<mpsc::Sender<Vec<u8>>>,
+}
+
+/// Reads that may wait for somebody who looks on.
+const TAP_QUEUE: usize = 256;
+
+/// Looks on at a console while it is recorded, and types into it. Ends when the machine goes off.
+pub struct ConsoleTap {
+    output: mpsc::Receiver<Vec<u8>>,
+    progress: Arc<Mutex<Progress>>,
+}
+
+/// The typing part.
+pub struct ConsoleInput(Arc<Mutex<Progress>>);
+
+impl ConsoleTap {
+    /// What came next; `None` once the machine is off, or when this was not asked for too long.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        self.output.recv().await
+    }
+
+    pub fn input(&self) -> ConsoleInput {
+        ConsoleInput(self.progress.clone())
+    }
+}
+
+impl ConsoleInput {
+    /// Types; waits while the guest does not take it.
+    pub async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let off = || io::Error::from(io::ErrorKind::NotConnected);
+        let stream = lock(&self.0).current.as_ref().ok_or_else(off)?.try_clone()?;
+        let stream = Arc::new(stream);
+        while !bytes.is_empty() {
+            // The description is shared with the reader, so it must go on blocking: only these calls do not.
+            match send(&*stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    // Rare: a guest that reads nothing. Its end wakes this, too.
+                    let full = stream.clone();
+                    let room = move || poll(&mut [PollFd::new(&*full, PollFlags::OUT)], None);
+                    let _ = tokio::task::spawn_blocking(room).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The reader's end: one per console.
@@ -66,6 +117,15 @@ impl ConsoleLine {
         self.streams.send(stream).map_err(|_| io::Error::other("the console's reader is gone"))
     }
 
+    /// Looks on from now; `None` while the machine is off.
+    pub fn tap(&self) -> Option<ConsoleTap> {
+        let mut progress = lock(&self.progress);
+        progress.current.as_ref()?;
+        let (sender, output) = mpsc::channel(TAP_QUEUE);
+        progress.taps.push(sender);
+        Some(ConsoleTap { output, progress: self.progress.clone() })
+    }
+
     /// Lets go of the present socket, so that somebody else may read what comes.
     pub fn detach(&self) {
         if let Some(stream) = &lock(&self.progress).current {
@@ -96,6 +156,7 @@ impl ConsoleSource {
         progress.busy = false;
         if ended {
             progress.current = None;
+            progress.taps.clear();
         }
         let read = if ended { u64::MAX } else { progress.read };
         let reached = progress.pending.iter().take_while(|(at, _)| *at <= read).count();
@@ -140,6 +201,8 @@ impl Read for ConsoleSource {
                 Ok(count) if count > 0 => {
                     progress.read += count as u64;
                     progress.busy = true;
+                    // Who does not keep up loses its place; the recording is for whoever wants all of it.
+                    progress.taps.retain(|tap| tap.try_send(buffer[..count].to_vec()).is_ok());
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -171,7 +234,7 @@ impl Drop for ConsoleSource {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::mpsc;
+    use std::sync::mpsc as blocking;
 
     use super::*;
 
@@ -185,7 +248,7 @@ mod tests {
     #[test]
     fn a_boundary_is_reached_only_when_what_was_printed_before_has_been_read_and_dealt_with() {
         let (mut guest, line, mut source) = attached();
-        let (sender, reached) = mpsc::channel();
+        let (sender, reached) = blocking::channel();
         guest.write_all(b"old epoch").unwrap();
         line.after_what_is_printed(move || sender.send(()).unwrap());
         guest.write_all(b"new epoch").unwrap();
@@ -203,15 +266,41 @@ mod tests {
     #[test]
     fn nothing_waiting_means_the_boundary_is_here() {
         let (_guest, line, _source) = attached();
-        let (sender, reached) = mpsc::channel();
+        let (sender, reached) = blocking::channel();
         line.after_what_is_printed(move || sender.send(()).unwrap());
         assert!(reached.try_recv().is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_looks_on_sees_the_same_bytes_and_types_back_until_the_machine_is_off() {
+        let (mut guest, line, mut source) = attached();
+        let mut tap = line.tap().unwrap();
+        let slow = line.tap().unwrap();
+        guest.write_all(b"login: ").unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(source.read(&mut buffer).unwrap(), 7);
+        assert_eq!(tap.next().await.unwrap(), b"login: ");
+        tap.input().send(b"root\n").await.unwrap();
+        let mut typed = [0; 5];
+        guest.read_exact(&mut typed).unwrap();
+        assert_eq!(&typed, b"root\n");
+        for _ in 0..2 * TAP_QUEUE {
+            guest.write_all(b"x").unwrap();
+            assert_eq!(source.read(&mut buffer).unwrap(), 1, "nobody who looks on holds up the reader");
+            assert_eq!(tap.next().await.unwrap(), b"x");
+        }
+        drop((guest, slow));
+        line.detach();
+        drop(line);
+        assert_eq!(source.read(&mut buffer).unwrap(), 0);
+        assert!(tap.next().await.is_none(), "it is off");
+        assert!(tap.input().send(b"x").await.is_err());
     }
 
     #[test]
     fn one_source_goes_through_all_sockets_and_ends_with_the_line() {
         let (mut guest, line, mut source) = attached();
-        let (sender, reached) = mpsc::channel();
+        let (sender, reached) = blocking::channel();
         guest.write_all(b"first ").unwrap();
         line.after_what_is_printed(move || sender.send(()).unwrap());
         drop(guest);

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::boundary::{ConsoleLine, console_line};
+use super::boundary::{ConsoleLine, ConsoleTap, console_line};
 use super::state::MachineState;
 use crate::console::{Capture, CaptureOptions, ConsoleReport, capture};
 use crate::error::{Context, ErrorKind, Result};
@@ -57,6 +57,15 @@ impl Consoles {
             let _ = settled.await;
         }
         printed
+    }
+
+    /// Looks on at one of them from now; `None` while the machine is off, or where it has none of that name.
+    pub fn tap(&self, name: &str) -> Option<ConsoleTap> {
+        match name {
+            "console" => self.serial.tap(),
+            "console-hvc0" => self.virtio.tap(),
+            _ => None,
+        }
     }
 
     /// Lets go of the machine's sockets and ends both captures.

@@ -20,8 +20,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+pub use boundary::ConsoleTap;
 pub use folders::{RunFolders, abandon as abandon_folders, left_over as left_over_folders};
 pub use recorder::RecorderMachine;
 pub use state::{MachineState, WaitHandle};
@@ -51,6 +53,13 @@ pub trait Machine: Send + Sync {
 
     /// Our agent in the guest, for what only it can do; `None` where another way leads into the guest.
     fn agent(&self) -> Option<AgentChannel>;
+
+    /// Looks on at a console that is being recorded, and types into it; `None` while it is off, and where a backend has no
+    /// such thing. `console`: its recording's name without the ending.
+    fn tap_console<'a>(&'a self, console: &'a str) -> BoxFuture<'a, Option<ConsoleTap>> {
+        let _ = console;
+        async { None }.boxed()
+    }
 
     /// Presses the power button; the machine's end is reported when it comes.
     fn press_power_button(&self) -> BoxFuture<'_, Result<()>>;

@@ -10,8 +10,9 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all, select_ok};
 use tokio_util::sync::CancellationToken;
 
+use super::debugging::{Debugging, hold};
 use super::steps::{self, RunningMachine, StepContext, StepEnd, StepResult, expect, happens_on_host};
-use crate::event::{Evidence, Failure, FailureReason, Kind, Outcome, Severity, StepSummary};
+use crate::event::{Evidence, Failure, FailureReason, Kind, Outcome, Release, Severity, StepSummary};
 use crate::lane::model::{Action, Step};
 use crate::marker::{Wait, WaitProgress};
 use crate::plan;
@@ -85,19 +86,47 @@ pub fn summaries(steps: &[Step]) -> Vec<StepSummary> {
 }
 
 /// Runs all steps. Returns early, with what is marked `always` done, once one has failed that decides.
-pub async fn execute(context: &StepContext, steps: &[Step], deadline: Duration, cancel: &CancellationToken) {
-    let until = tokio::time::Instant::now() + deadline;
+/// With `debugging` the run stands still after each failure that decides, and before the step named.
+pub async fn execute(
+    context: &StepContext,
+    steps: &[Step],
+    deadline: Duration,
+    debugging: Option<&Debugging>,
+    cancel: &CancellationToken,
+) {
+    let mut until = tokio::time::Instant::now() + deadline;
     let mut failed = false;
-    for numbered in number(steps, &mut 0) {
+    let numbered = number(steps, &mut 0);
+    let mut rest = numbered.iter();
+    let mut again = None;
+    while let Some(numbered) = again.take().or_else(|| rest.next()) {
+        let place = (numbered.index, numbered.step.name.as_str());
         if failed && !numbered.step.always {
             continue;
         }
         if cancel.is_cancelled() {
             return;
         }
-        let step = run_step(context, &numbered, cancel);
+        if let Some(debugging) = debugging.filter(|debugging| debugging.at.as_deref() == Some(place.1)) {
+            let began = tokio::time::Instant::now();
+            hold(context, debugging, place, "it is asked for before this step".into(), false, cancel).await;
+            until += began.elapsed();
+        }
+        let step = run_step(context, numbered, cancel);
         match tokio::time::timeout_at(until, step).await {
-            Ok(decides) => failed |= decides,
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                let Some(debugging) = debugging.filter(|_| !cancel.is_cancelled()) else {
+                    failed = true;
+                    continue;
+                };
+                let began = tokio::time::Instant::now();
+                match hold(context, debugging, place, reason, true, cancel).await {
+                    Release::Retry => again = Some(numbered),
+                    Release::GoOn | Release::Stop => failed = true,
+                }
+                until += began.elapsed();
+            }
             Err(_) => {
                 let deadline_ms = milliseconds(deadline);
                 let failure = Failure {
@@ -109,20 +138,24 @@ pub async fn execute(context: &StepContext, steps: &[Step], deadline: Duration, 
                     waited_ms: deadline_ms,
                     evidence: None,
                 };
-                finish(context, &numbered, Outcome::Failed, Some(failure), Duration::ZERO);
+                let reason = failure.message.clone();
+                finish(context, numbered, Outcome::Failed, Some(failure), Duration::ZERO);
                 context.reporter.error(None, Kind::DeadlinePassed { deadline_ms });
+                if let Some(debugging) = debugging {
+                    hold(context, debugging, place, reason, false, cancel).await;
+                }
                 return;
             }
         }
     }
 }
 
-/// One step in its frame; true when it failed and so ends the run.
+/// One step in its frame; why it failed, where it did and so ends the run.
 fn run_step<'a>(
     context: &'a StepContext,
     numbered: &'a Numbered<'a>,
     cancel: &'a CancellationToken,
-) -> BoxFuture<'a, bool> {
+) -> BoxFuture<'a, Option<String>> {
     async move {
         let Numbered { index, step, .. } = numbered;
         let began = Instant::now();
@@ -153,8 +186,10 @@ fn run_step<'a>(
                 (Outcome::Failed, Some(plain_failure(FailureReason::Refused, message, began.elapsed())))
             }
         };
+        let reason = failure.as_ref().map_or_else(|| "it failed".into(), |failure| failure.message.clone());
         finish(context, numbered, outcome, failure, began.elapsed());
-        outcome == Outcome::Failed && step.gate.as_ref().is_none_or(|gate| gate.hard)
+        let decides = outcome == Outcome::Failed && step.gate.as_ref().is_none_or(|gate| gate.hard);
+        decides.then_some(reason)
     }
     .boxed()
 }
@@ -252,7 +287,7 @@ async fn parallel(
     let each = members.iter().map(|member| {
         let group = &group;
         async move {
-            let failed = run_step(context, member, group).await;
+            let failed = run_step(context, member, group).await.is_some();
             if failed {
                 group.cancel();
             }

@@ -8,6 +8,8 @@
 mod artifacts;
 mod boot_data;
 mod checkpoints;
+mod control;
+mod debugging;
 mod deployer;
 mod deployer_account;
 mod dispatcher;
@@ -28,6 +30,7 @@ mod signals;
 mod steps;
 
 pub use checkpoints::Checkpoints;
+pub use debugging::{Debugger, Debugging, Held};
 pub use networks::Networks;
 pub use session::{Keep, RunOptions, RunOutcome, run};
 pub use signals::SignalWatch;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoints::Checkpoints;
+use super::control::Control;
+use super::debugging::Debugging;
 use super::deployer::RunDeployer;
 use super::dispatcher::{Dispatcher, Observer};
 use super::faults::Faults;
@@ -17,6 +19,7 @@ use super::networks::Networks;
 use super::signals::SignalWatch;
 use super::steps::{RunningMachine, StepContext};
 use super::{environment, executor, netboot, record, resources};
+use crate::attach;
 use crate::budget::{Admission, BudgetDocument};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -41,6 +44,10 @@ pub struct RunOptions {
     pub project_root: PathBuf,
     /// Whether to leave the machines up.
     pub keep: Keep,
+    /// Where images, checkpoints and the accelerator's proof are: the work root, or a folder for this run alone.
+    pub caches: PathBuf,
+    /// To stand still where a step fails.
+    pub debugging: Option<Debugging>,
     /// Image versions other than the lock's are an error.
     pub locked: bool,
     /// What started the run, where a runner or a check did.
@@ -191,8 +198,8 @@ impl Session<'_> {
         if plan.backend_mode == BackendMode::Record {
             return self.record().await;
         }
-        let store = ImageStore::open(&self.options.work_root, &self.options.project_root)?;
-        let qemu_version = preflight::qemu_version(&self.options.work_root);
+        let store = ImageStore::open(&self.options.caches, &self.options.project_root)?;
+        let qemu_version = preflight::qemu_version(&self.options.caches);
         self.facts.qemu_version.clone_from(&qemu_version);
         let needs_qemu = plan.lane.machines.values().any(|machine| machine.backend.is_virtual());
         let chosen = self.choose_accelerator(&store, qemu_version.as_deref(), needs_qemu).await?;
@@ -309,8 +316,16 @@ impl Session<'_> {
             deployer,
             checkpoints: folders.scratch().join(".checkpoints"),
         };
+        let control = match Control::start(attach::run_socket(folders.runtime()), context.machines.clone()) {
+            Ok(control) => Some(control),
+            Err(error) => {
+                let note = format!("nobody can get into the run's machines meanwhile: {}", error.chain());
+                self.reporter.warning(None, Kind::Note { text: note });
+                None
+            }
+        };
         let deadline = plan.lane.deadline.scaled(chosen.factor).duration();
-        executor::execute(&context, &plan.lane.steps, deadline, self.cancel).await;
+        executor::execute(&context, &plan.lane.steps, deadline, self.options.debugging.as_ref(), self.cancel).await;
         self.reporter.report(Severity::Debug, None, Kind::StepsEnded {});
         let keep = match self.options.keep {
             Keep::Never => false,
@@ -319,6 +334,9 @@ impl Session<'_> {
         };
         // Ctrl-C means: nothing left running, also where the machines were to be kept.
         let keep = keep && !self.cancel.is_cancelled();
+        if let Some(control) = control {
+            control.end().await;
+        }
         context.faults.end(&context, keep).await;
         if keep {
             self.keep(&context.machines).await;
@@ -345,7 +363,7 @@ impl Session<'_> {
         secrets: &Secrets,
     ) -> Result<Option<RunDeployer>> {
         let Some(lane) = &self.options.plan.lane.deployer else { return Ok(None) };
-        let store = ImageStore::open(&self.options.work_root, &self.options.project_root)?;
+        let store = ImageStore::open(&self.options.caches, &self.options.project_root)?;
         let mut bundles = Vec::new();
         for (class, image) in &lane.images {
             let Some(request) = self.image_request(image) else { continue };
@@ -392,8 +410,8 @@ impl Session<'_> {
     /// Writes down what would be started, and says what speaks against it; nothing is started, so nothing is proven.
     async fn record(&mut self) -> Result<()> {
         let plan = &self.options.plan;
-        let store = ImageStore::open(&self.options.work_root, &self.options.project_root)?;
-        let qemu_version = preflight::qemu_version(&self.options.work_root);
+        let store = ImageStore::open(&self.options.caches, &self.options.project_root)?;
+        let qemu_version = preflight::qemu_version(&self.options.caches);
         self.facts.qemu_version.clone_from(&qemu_version);
         let asked = self.ask_libvirt().await;
         let mode = plan.accelerator.mode.unwrap_or(Accelerator::Tcg);
@@ -504,7 +522,7 @@ impl Session<'_> {
         let choice = match qemu_version {
             Some(version) if needed => {
                 let prober = accelerator::Prober {
-                    work_root: &self.options.work_root,
+                    work_root: &self.options.caches,
                     project_root: &self.options.project_root,
                     store,
                     qemu_version: version,
@@ -539,7 +557,7 @@ impl Session<'_> {
         qemu_version: Option<&str>,
     ) -> Result<BTreeMap<String, Arc<Checkpoint>>> {
         let checkpoints = Checkpoints {
-            work_root: &self.options.work_root,
+            work_root: &self.options.caches,
             project_root: &self.options.project_root,
             lane: &self.options.plan.lane,
             images,

@@ -45,6 +45,37 @@ fn main() {
 }
 "#;
 
+/// Stands for a shell: tells whether it has a terminal and its size, says each line again, and ends with `exit CODE`.
+const SHELL: &str = r#"
+use std::io::{BufRead, IsTerminal, Write};
+unsafe extern "C" { fn ioctl(descriptor: i32, request: u64, ...) -> i32; }
+fn size() -> String {
+    let mut size = [0u16; 4];
+    unsafe { ioctl(0, 0x5413, size.as_mut_ptr()) };
+    format!("{}x{}", size[0], size[1])
+}
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    println!("{} terminal={} size={} TERM={}", words[1..].join(" "), std::io::stdin().is_terminal(), size(),
+        std::env::var("TERM").unwrap_or_default());
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        match line.split_once(' ') {
+            Some(("exit", code)) => std::process::exit(code.parse().unwrap()),
+            _ => println!("said {line} size={}", size()),
+        }
+        std::io::stdout().flush().unwrap();
+    }
+}
+"#;
+
+/// The program that stands for a shell, compiled once.
+#[allow(dead_code, reason = "not every test has a use for it")]
+pub fn shell() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    compiled(&PROGRAM, "shell", SHELL)
+}
+
 /// The program `say`, compiled once.
 pub fn say() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();

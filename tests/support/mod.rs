@@ -8,6 +8,7 @@ pub mod lane_runs;
 pub mod nix;
 pub mod own_lane;
 pub mod process;
+pub mod terminal;
 pub mod ways;
 
 use std::fs;

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::children::Started;
 use super::stream::{Input, Stream};
+use super::terminal::Terminal;
 use crate::agent::{APPLETS, OWN_NAME};
 use crate::channel::protocol::{
     ExecRequest, MAX_PAYLOAD, Opened, Outcome, PIPE_STDERR, PIPE_STDOUT, RefusalReason, Role,
@@ -24,7 +25,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub fn run(stream: &Stream, request: &ExecRequest) {
     match start(stream, request) {
         Ok(mut running) => {
-            stream.opened(&Opened::Exec { pid: running.pid.as_raw_nonzero().get().unsigned_abs() });
+            let terminal = running.terminal.is_some();
+            stream.opened(&Opened::Exec { pid: running.pid.as_raw_nonzero().get().unsigned_abs(), terminal });
             if let Err(error) = running.pump(stream) {
                 running.kill(stream);
                 stream.refuse(RefusalReason::from_error(&error), format!("failed to follow the command: {error}"));
@@ -39,6 +41,8 @@ struct Running {
     exit: OwnedFd,
     exited: bool,
     stdin: Option<OwnedFd>,
+    /// Stands for all three streams, where it was asked for.
+    terminal: Option<Terminal>,
     outputs: [Output; 2],
     /// Input that the command has not taken yet, and how much of it it has.
     pending: Option<(Vec<u8>, usize)>,
@@ -60,14 +64,23 @@ fn start(stream: &Stream, request: &ExecRequest) -> Result<Running, (RefusalReas
     let agent = &stream.session.agent;
     let path = request.environment.get("PATH").cloned().or_else(|| std::env::var("PATH").ok());
     let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
+    let terminal = request.terminal.map(Terminal::open).transpose();
+    let terminal =
+        terminal.map_err(|error| (RefusalReason::from_error(&error), format!("failed to open a terminal: {error}")))?;
     let launch = |file: &Path, name: &str| {
         let mut command = Command::new(file);
-        command.arg0(name).args(arguments).process_group(0).env("PATH", &path).envs(&request.environment);
+        command.arg0(name).args(arguments).env("PATH", &path).envs(&request.environment);
         if let Some(directory) = &request.directory {
             command.current_dir(directory);
         }
-        command.stdin(if request.stdin { Stdio::piped() } else { Stdio::null() });
-        agent.children.spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+        match &terminal {
+            Some(terminal) => terminal.give_to(&mut command)?,
+            None => {
+                command.process_group(0).stdin(if request.stdin { Stdio::piped() } else { Stdio::null() });
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            }
+        }
+        agent.children.spawn(&mut command)
     };
     let mut launched = find_program(program, &path).and_then(|file| launch(&file, program));
     let is_missing = matches!(&launched, Err(error) if error.kind() == io::ErrorKind::NotFound);
@@ -84,16 +97,24 @@ fn start(stream: &Stream, request: &ExecRequest) -> Result<Running, (RefusalReas
         agent.children.wait(pid);
         (RefusalReason::from_error(&error), format!("failed to follow `{program}`: {error}"))
     };
-    let stdin = child.stdin.take().map(OwnedFd::from);
+    let mut stdin = child.stdin.take().map(OwnedFd::from);
+    let mut stdout = child.stdout.take().map(OwnedFd::from);
+    if let Some(terminal) = &terminal {
+        stdin = Some(terminal.share().map_err(follow)?);
+        stdout = Some(terminal.share().map_err(follow)?);
+        stream.end(PIPE_STDERR);
+    }
     let outputs = [
-        Output { pipe: PIPE_STDOUT, descriptor: child.stdout.take().map(OwnedFd::from) },
+        Output { pipe: PIPE_STDOUT, descriptor: stdout },
         Output { pipe: PIPE_STDERR, descriptor: child.stderr.take().map(OwnedFd::from) },
     ];
     // Our ends only: the command's ends are descriptions of their own.
     for descriptor in stdin.iter().chain(outputs.iter().filter_map(|output| output.descriptor.as_ref())) {
         rustix::io::ioctl_fionbio(descriptor, true).map_err(|error| follow(error.into()))?;
     }
-    Ok(Running { pid, exit, exited: false, stdin, outputs, pending: None, buffer: vec![0; MAX_PAYLOAD] })
+    // The command has its end now; while ours were open, the terminal would never end.
+    let terminal = terminal.map(Terminal::without_peer);
+    Ok(Running { pid, exit, exited: false, stdin, terminal, outputs, pending: None, buffer: vec![0; MAX_PAYLOAD] })
 }
 
 fn check_directory(directory: &str) -> Result<(), (RefusalReason, String)> {
@@ -137,6 +158,10 @@ impl Running {
                 self.kill(stream);
                 stream.close();
                 return Ok(());
+            }
+            if let (Some(terminal), Some(size)) = (&self.terminal, stream.take_size()) {
+                // A command that has just ended has no use for it.
+                let _ = terminal.resize(size);
             }
             self.feed(stream);
             if self.exited && self.outputs.iter().all(|output| output.descriptor.is_none()) {
@@ -183,6 +208,9 @@ impl Running {
                 match stream.take_input() {
                     Input::Bytes(bytes) => self.pending = Some((bytes, 0)),
                     Input::End => {
+                        if let (Some(terminal), Some(stdin)) = (&self.terminal, self.stdin.take()) {
+                            terminal.end_input(&stdin);
+                        }
                         self.stdin = None;
                         return;
                     }
@@ -233,6 +261,11 @@ impl Output {
             }
             Ok(count) => stream.send(self.pipe, &buffer[..count]),
             Err(Errno::AGAIN | Errno::INTR) => {}
+            // How a terminal ends that nobody has open any more.
+            Err(Errno::IO) => {
+                self.descriptor = None;
+                stream.end(self.pipe);
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())

@@ -13,6 +13,7 @@ mod outgoing;
 mod power;
 mod session;
 mod stream;
+mod terminal;
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};

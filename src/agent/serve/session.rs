@@ -65,7 +65,7 @@ impl Session {
             _ if !self.established() => {}
             FrameKind::Ping => self.push_urgent(encode(FrameKind::Pong, 0, 0, &frame.payload)),
             FrameKind::Open => self.open(frame),
-            FrameKind::Data | FrameKind::End | FrameKind::Credit | FrameKind::Reset => {
+            FrameKind::Data | FrameKind::End | FrameKind::Credit | FrameKind::Resize | FrameKind::Reset => {
                 let stream = self.lock().get(&frame.stream).cloned();
                 // None: it is over, and the host does not know yet.
                 if let Some(stream) = stream {

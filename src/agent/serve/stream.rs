@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::session::Session;
 use crate::channel::protocol::{
     CREDIT_BATCH, Frame, FrameKind, HEADER_LENGTH, LEAST_CREDIT, MAX_PAYLOAD, Opened, Outcome, PIPE_MAIN, PIPES,
-    Refusal, RefusalReason, WINDOW, encode, encode_json,
+    Refusal, RefusalReason, TerminalSize, WINDOW, encode, encode_json,
 };
 
 pub struct Stream {
@@ -30,6 +30,8 @@ struct State {
     /// Bytes of frames taken from `input` and not yet given back as credit.
     consumed: usize,
     input_ended: bool,
+    /// The terminal's new size, until it is taken.
+    resized: Option<TerminalSize>,
     credit: [usize; PIPES],
     cancelled: bool,
 }
@@ -54,6 +56,7 @@ impl Stream {
             held: 0,
             consumed: 0,
             input_ended: false,
+            resized: None,
             credit: [WINDOW; PIPES],
             cancelled: false,
         };
@@ -84,6 +87,7 @@ impl Stream {
                     *credit = (*credit + u32::from_le_bytes(bytes) as usize).min(WINDOW);
                 }
             }
+            FrameKind::Resize => state.resized = TerminalSize::from_bytes(&frame.payload),
             FrameKind::Reset => state.cancelled = true,
             _ => return,
         }
@@ -122,6 +126,11 @@ impl Stream {
             None if state.input_ended => Input::End,
             None => Input::None,
         }
+    }
+
+    /// The terminal's size, where that has changed since it was taken last.
+    pub fn take_size(&self) -> Option<TerminalSize> {
+        self.lock().resized.take()
     }
 
     /// How many bytes may be sent on the pipe now; 0 when it has to wait for credit.

@@ -90,7 +90,7 @@ impl AgentChannel {
         let stdin = request.stdin;
         let guard = self.open(Request::Exec(request))?;
         match guard.stream.opened().await? {
-            Opened::Exec { pid } => Ok(Execution::new(guard, pid, stdin)),
+            Opened::Exec { pid, terminal } => Ok(Execution::new(guard, pid, stdin, terminal)),
             other => Err(unexpected("a command", &other)),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::stream::{Guard, PipeReader, PipeWriter};
 use crate::channel::ChannelError;
 use crate::channel::command::{CommandOutput, keep};
-use crate::channel::protocol::{ExitStatus, Outcome, PIPE_STDERR, PIPE_STDOUT};
+use crate::channel::protocol::{ExitStatus, Outcome, PIPE_STDERR, PIPE_STDOUT, TerminalSize};
 
 /// A command under way in the guest.
 ///
@@ -13,6 +13,7 @@ use crate::channel::protocol::{ExitStatus, Outcome, PIPE_STDERR, PIPE_STDOUT};
 /// process group; afterwards the pipes live on until they are dropped.
 pub struct Execution {
     pid: u32,
+    terminal: bool,
     guard: Arc<Guard>,
     /// Present when the request asked for it.
     pub stdin: Option<PipeWriter>,
@@ -21,9 +22,10 @@ pub struct Execution {
 }
 
 impl Execution {
-    pub(super) fn new(guard: Arc<Guard>, pid: u32, stdin: bool) -> Self {
+    pub(super) fn new(guard: Arc<Guard>, pid: u32, stdin: bool, terminal: bool) -> Self {
         Self {
             pid,
+            terminal,
             stdin: stdin.then(|| PipeWriter::new(guard.clone())),
             stdout: Some(PipeReader::new(guard.clone(), PIPE_STDOUT)),
             stderr: Some(PipeReader::new(guard.clone(), PIPE_STDERR)),
@@ -34,6 +36,16 @@ impl Execution {
     /// The command's process id in the guest, which is its process group's too.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Whether it has a terminal; a guest with an agent that knows of none gives pipes instead.
+    pub fn has_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Tells the command's terminal its new size.
+    pub fn resize(&self, size: TerminalSize) {
+        self.guard.stream.resize(size);
     }
 
     /// Waits until the command itself has exited.

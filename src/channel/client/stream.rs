@@ -14,7 +14,7 @@ use super::session::Session;
 use crate::channel::ChannelError;
 use crate::channel::protocol::{
     CREDIT_BATCH, Frame, FrameKind, HEADER_LENGTH, LEAST_CREDIT, MAX_PAYLOAD, Opened, Outcome, PIPE_MAIN, PIPE_STDERR,
-    PIPE_STDOUT, PIPES, Refusal, WINDOW, encode,
+    PIPE_STDOUT, PIPES, Refusal, TerminalSize, WINDOW, encode,
 };
 
 pub(super) struct Stream {
@@ -120,6 +120,7 @@ impl Stream {
             | FrameKind::Hello
             | FrameKind::HelloAck
             | FrameKind::Open
+            | FrameKind::Resize
             | FrameKind::Ping
             | FrameKind::Pong => return,
         }
@@ -226,6 +227,14 @@ impl Stream {
         state.credit -= HEADER_LENGTH + count;
         self.session.outgoing.push(encode(FrameKind::Data, PIPE_MAIN, self.number, &bytes[..count]));
         Poll::Ready(Ok(count))
+    }
+
+    /// The terminal has another size now.
+    pub(super) fn resize(&self, size: TerminalSize) {
+        let state = self.lock();
+        if state.failure.is_none() && state.outcome.is_none() {
+            self.session.outgoing.push(encode(FrameKind::Resize, PIPE_MAIN, self.number, &size.to_bytes()));
+        }
     }
 
     fn end_sending(&self) {

@@ -56,7 +56,7 @@ impl FakeAgent {
     /// Takes a command's request and answers that it runs; the answer is its stream.
     async fn accept_exec(&mut self) -> u32 {
         let stream = self.expect(FrameKind::Open).await.stream;
-        self.send(&encode_json(FrameKind::Opened, stream, &Opened::Exec { pid: 7 }).unwrap()).await;
+        self.send(&encode_json(FrameKind::Opened, stream, &Opened::Exec { pid: 7, terminal: false }).unwrap()).await;
         stream
     }
 }

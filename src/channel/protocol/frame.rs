@@ -36,6 +36,8 @@ pub enum FrameKind {
     /// Host: answer with the same payload.
     Ping = 11,
     Pong = 12,
+    /// Host: the stream's terminal has another size, in the payload's two `u16`: rows and columns.
+    Resize = 13,
 }
 
 impl FrameKind {
@@ -53,6 +55,7 @@ impl FrameKind {
             10 => FrameKind::Reset,
             11 => FrameKind::Ping,
             12 => FrameKind::Pong,
+            13 => FrameKind::Resize,
             _ => return None,
         })
     }

@@ -148,6 +148,29 @@ pub struct ExecRequest {
     /// Whether the host sends standard input; it is empty otherwise.
     #[serde(default)]
     pub stdin: bool,
+    /// A terminal of this size takes the place of all three streams; what it shows comes as standard output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
+}
+
+/// In characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+impl TerminalSize {
+    /// As the payload of RESIZE.
+    pub fn to_bytes(self) -> [u8; 4] {
+        let ([one, two], [three, four]) = (self.rows.to_le_bytes(), self.columns.to_le_bytes());
+        [one, two, three, four]
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let [one, two, three, four] = *bytes else { return None };
+        Some(Self { rows: u16::from_le_bytes([one, two]), columns: u16::from_le_bytes([three, four]) })
+    }
 }
 
 impl ExecRequest {
@@ -162,6 +185,9 @@ impl ExecRequest {
 pub enum Opened {
     Exec {
         pid: u32,
+        /// It has the terminal that was asked for; agents before there were terminals do not say.
+        #[serde(default)]
+        terminal: bool,
     },
     /// Size in bytes as the file system gives it (0 for files under `/proc`), and the mode's permission bits.
     ReadFile {

@@ -23,7 +23,7 @@ pub use frame::{
 };
 pub use message::{
     ExecRequest, ExitStatus, Hello, HelloAck, Identity, IdentityNames, IdentityTaken, Opened, Outcome, Refusal,
-    RefusalReason, Request, Role, Solicit,
+    RefusalReason, Request, Role, Solicit, TerminalSize,
 };
 
 /// The version that this code speaks, and the only one.

@@ -11,10 +11,11 @@
 //! Host side (`client`) and keeper side (`process`) speak JSON lines over the keeper's standard streams.
 
 mod client;
+mod consoles;
 mod process;
 mod protocol;
 mod servers;
 
 pub use client::{Keeper, KeeperExit};
 pub use process::main;
-pub use protocol::{KILLED, KeeperSpec, STOPPED, ServerSpec, SocketSpec, TERMINATION_BOUND};
+pub use protocol::{CONNECTED, KILLED, KeeperSpec, REFUSED, STOP, STOPPED, ServerSpec, SocketSpec, TERMINATION_BOUND};

@@ -19,7 +19,8 @@ use rustix::process::{
     set_parent_process_death_signal, waitid,
 };
 
-use super::protocol::{KILLED, KeeperSpec, Order, STOPPED, Status, TERMINATION_BOUND};
+use super::consoles::KeptConsole;
+use super::protocol::{KILLED, KeeperSpec, Order, REFUSED, STOP, STOPPED, Status, TERMINATION_BOUND};
 use super::servers::Servers;
 use crate::machine::folders;
 
@@ -146,8 +147,8 @@ struct Happened {
     run_spoke: bool,
     caller: bool,
     server_ended: bool,
-    /// Indices of those that printed.
-    consoles: Vec<usize>,
+    /// Consoles that printed, or have room for what is typed, or callers of theirs that typed.
+    consoles: bool,
 }
 
 struct Keeper {
@@ -176,13 +177,6 @@ struct Kept {
     waiting: Vec<UnixStream>,
 }
 
-struct KeptConsole {
-    stream: UnixStream,
-    file: File,
-    /// Bytes that may still be written.
-    left: u64,
-}
-
 impl Keeper {
     /// Until the child has ended.
     fn watch(&mut self, stdin: &mut BufReader<io::StdinLock<'_>>) -> io::Result<ExitStatus> {
@@ -197,8 +191,8 @@ impl Keeper {
                 self.overdue = true;
                 self.kill(Signal::KILL);
             }
-            for index in consoles.into_iter().rev() {
-                self.record_console(index);
+            if consoles && let Some(kept) = &mut self.kept {
+                kept.consoles.retain_mut(KeptConsole::go_on);
             }
             if server_ended && self.servers.take_ended(&self.spec.stderr) {
                 // A machine whose disk is gone proves nothing any more.
@@ -225,12 +219,13 @@ impl Keeper {
         let mut watched: Vec<BorrowedFd<'_>> = vec![self.pidfd.as_fd(), self.control.as_fd()];
         watched.extend(self.servers.descriptors());
         let first_console = watched.len();
-        watched.extend(consoles.iter().map(|console| console.stream.as_fd()));
-        if self.run_is_there {
-            watched.push(stdin.as_fd());
-        }
         let mut polled: Vec<PollFd<'_>> =
             watched.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        consoles.iter().for_each(|console| console.watch(&mut polled));
+        let after_consoles = polled.len();
+        if self.run_is_there {
+            polled.push(PollFd::new(&stdin, PollFlags::IN));
+        }
         loop {
             let left = self.kill_at.map(|bound| bound.saturating_duration_since(Instant::now()));
             let left = left.map(|left| Timespec::try_from(left).expect("the bound is no longer than seconds"));
@@ -245,7 +240,7 @@ impl Keeper {
             child_ended: ready[0],
             caller: ready[1],
             server_ended: ready[2..first_console].contains(&true),
-            consoles: (0..consoles.len()).filter(|index| ready[first_console + index]).collect(),
+            consoles: ready[first_console..after_consoles].contains(&true),
             run_spoke: self.run_is_there && ready[ready.len() - 1],
         })
     }
@@ -283,16 +278,8 @@ impl Keeper {
     }
 
     fn go_on_alone(&mut self, consoles: &[(PathBuf, PathBuf)], limit: u64) {
-        let consoles = consoles
-            .iter()
-            .filter_map(|(socket, file)| {
-                let stream = UnixStream::connect(socket).ok()?;
-                stream.set_nonblocking(true).ok()?;
-                fs::create_dir_all(file.parent()?).ok()?;
-                let file = OpenOptions::new().create(true).append(true).open(file).ok()?;
-                Some(KeptConsole { stream, file, left: limit })
-            })
-            .collect();
+        let consoles =
+            consoles.iter().filter_map(|(socket, file)| KeptConsole::open(socket, file, limit).ok()).collect();
         self.kept = Some(Kept { consoles, waiting: Vec::new() });
         self.spec.record.kept = true;
         let _ = self.write_record();
@@ -305,48 +292,26 @@ impl Keeper {
 
     /// What the machine printed last may still be on its way when it has ended.
     fn record_the_rest(&mut self) {
-        while let Some(kept) = &self.kept
-            && !kept.consoles.is_empty()
-        {
-            let left = kept.consoles.len();
-            if !self.record_console(0)
-                && let Some(kept) = &mut self.kept
-                && kept.consoles.len() == left
-            {
-                kept.consoles.remove(0);
-            }
+        for console in self.kept.iter_mut().flat_map(|kept| &mut kept.consoles) {
+            console.finish();
         }
     }
 
-    /// Takes what has come, once; false when nothing had. At its end the console goes.
-    fn record_console(&mut self, index: usize) -> bool {
-        let Some(kept) = &mut self.kept else { return false };
-        let console = &mut kept.consoles[index];
-        let mut bytes = [0; 16 << 10];
-        let (came, keep) = match console.stream.read(&mut bytes) {
-            Ok(0) => (false, false),
-            Ok(count) => {
-                // Beyond the cap the console is still read, so that the guest does not stall on it.
-                let wanted = count.min(usize::try_from(console.left).unwrap_or(usize::MAX));
-                console.left -= wanted as u64;
-                (true, console.file.write_all(&bytes[..wanted]).is_ok())
-            }
-            Err(error) => (false, matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)),
-        };
-        if !keep {
-            kept.consoles.remove(index);
-        }
-        came
-    }
-
-    /// A caller on the control socket: anything it says is a wish to stop. It gets its answer when the machine is gone.
+    /// A caller on the control socket: it wishes the machine to stop, or for a console. Who wants it to stop gets the answer
+    /// when the machine is gone.
     fn answer(&mut self) {
         let Ok((mut caller, _)) = self.control.accept() else { return };
         // Somebody who connects and says nothing must not hold the keeper up.
         let _ = caller.set_read_timeout(Some(Duration::from_secs(1)));
-        let mut wish = [0; 16];
+        let mut wish = [0; 32];
         let read = caller.read(&mut wish).unwrap_or(0);
-        if read == 0 {
+        let wish = String::from_utf8_lossy(&wish[..read]).trim().to_owned();
+        if wish != STOP {
+            let console = self.kept.iter_mut().flat_map(|kept| &mut kept.consoles).find(|console| console.name == wish);
+            match console {
+                Some(console) => console.add(caller),
+                None => drop(writeln!(caller, "{REFUSED}")),
+            }
             return;
         }
         // SIGTERM lets QEMU write back what it holds of its disks. One that hangs or is stopped does not take it; asking

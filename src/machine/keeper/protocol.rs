@@ -12,6 +12,13 @@ use crate::machine::registry::MachineRecord;
 /// How long a machine that was asked to stop may take before it is killed.
 pub const TERMINATION_BOUND: Duration = Duration::from_secs(10);
 
+/// A wish on the keeper's socket: to have the machine ended.
+pub const STOP: &str = "stop";
+/// The answer to a wish for a kept machine's console, which is a console's name: its bytes follow, both ways.
+pub const CONNECTED: &str = "connected";
+/// The answer to what cannot be had.
+pub const REFUSED: &str = "refused";
+
 /// The answer to a wish to stop: the machine ended by itself, having been asked to.
 pub const STOPPED: &str = "stopped";
 /// The answer to a wish to stop: the machine had to be killed.

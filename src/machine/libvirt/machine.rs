@@ -25,7 +25,7 @@ use crate::lane::model::{DiskOperations, LibvirtNetwork};
 use crate::machine::consoles::Consoles;
 use crate::machine::keeper::{Keeper, KeeperSpec, SocketSpec};
 use crate::machine::qemu::{ProcessPlace, QemuDefinition, explain, parse_forwards, render};
-use crate::machine::{FirstBoot, Machine, MachineState};
+use crate::machine::{ConsoleTap, FirstBoot, Machine, MachineState};
 use crate::marker::CompiledRules;
 
 /// The holder's socket.
@@ -283,6 +283,10 @@ impl Machine for LibvirtMachine {
 
     fn agent(&self) -> Option<AgentChannel> {
         self.channel.lock().expect("nobody panics while holding the channel").clone()
+    }
+
+    fn tap_console<'a>(&'a self, console: &'a str) -> BoxFuture<'a, Option<ConsoleTap>> {
+        async move { self.consoles.lock().await.as_ref()?.tap(console) }.boxed()
     }
 
     fn press_power_button(&self) -> BoxFuture<'_, Result<()>> {

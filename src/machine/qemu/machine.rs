@@ -22,7 +22,7 @@ use crate::error::{Context, Error, Result};
 use crate::event::{Kind, Severity};
 use crate::lane::model::DiskOperations;
 use crate::machine::consoles::Consoles;
-use crate::machine::{FirstBoot, Machine, MachineState};
+use crate::machine::{ConsoleTap, FirstBoot, Machine, MachineState};
 use crate::marker::CompiledRules;
 
 /// Everything that a machine is made of.
@@ -276,6 +276,10 @@ impl Machine for QemuMachine {
     fn agent(&self) -> Option<AgentChannel> {
         let Ways { agent, line } = self.ways().clone();
         agent.filter(|_| line.is_none())
+    }
+
+    fn tap_console<'a>(&'a self, console: &'a str) -> BoxFuture<'a, Option<ConsoleTap>> {
+        async move { self.consoles.lock().await.as_ref()?.tap(console) }.boxed()
     }
 
     fn press_power_button(&self) -> BoxFuture<'_, Result<()>> {

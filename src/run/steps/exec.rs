@@ -21,6 +21,7 @@ pub async fn exec(context: &StepContext, index: usize, command: &Command, machin
         environment: context.fill_environment(&command.environment)?,
         directory: None,
         stdin: command.stdin.is_some(),
+        terminal: None,
     };
     let mut execution = channel.exec(request).await?;
     let stdin = execution.stdin.take();
