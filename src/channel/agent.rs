@@ -18,6 +18,10 @@ impl Channel for AgentChannel {
         async { AgentChannel::ready(self).await.map(drop) }.boxed()
     }
 
+    fn forget_session(&self, reason: &str) {
+        AgentChannel::forget_session(self, reason);
+    }
+
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Command, ChannelError>> {
         async { AgentChannel::exec(self, request).await.map(Command::from) }.boxed()
     }

@@ -25,6 +25,10 @@ pub trait Channel: Send + Sync {
     /// wrong password or key.
     fn ready(&self) -> BoxFuture<'_, Result<(), ChannelError>>;
 
+    /// Says that the guest is known to be gone (it was reset, or its power is off): what is under way fails now, and `ready`
+    /// waits for the next boot.
+    fn forget_session(&self, reason: &str);
+
     /// Starts a command in a process group of its own; answers once it runs.
     ///
     /// # Errors

@@ -17,16 +17,20 @@ pub type ChannelForm = Terse<ChannelName, ChannelDocument>;
 pub enum ChannelName {
     Agent,
     Backdoor,
+    Ssh,
+    GuestAgent,
 }
 
 impl Short for ChannelName {
-    const EXPECTED: &'static str = "`agent`, `backdoor` or a table";
+    const EXPECTED: &'static str = "`agent`, `backdoor`, `ssh`, `guest-agent` or a table";
 }
 
 /// Exactly one of these.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [{ "required": ["backdoor"] }, { "required": ["serial"] }]))]
+#[schemars(extend("oneOf" = [
+    { "required": ["backdoor"] }, { "required": ["serial"] }, { "required": ["ssh"] }, { "required": ["guest-agent"] }
+]))]
 pub struct ChannelDocument {
     /// The root shell that images for tests of NixOS' put on hvc0.
     #[serde(default)]
@@ -34,6 +38,21 @@ pub struct ChannelDocument {
     /// A login on a serial port or a virtio console.
     #[serde(default)]
     pub serial: Option<Spanned<LoginDocument>>,
+    /// An SSH server in the guest.
+    #[serde(default)]
+    pub ssh: Option<Spanned<SshDocument>>,
+    /// qemu-guest-agent.
+    #[serde(default, rename = "guest-agent")]
+    pub guest_agent: Option<Spanned<GuestAgentDocument>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuestAgentDocument {
+    /// How long it may take to answer for the first time after it is first needed, `2m` when left out; stretched for a slow
+    /// accelerator.
+    #[serde(default)]
+    pub within: Option<Spanned<Span>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -79,4 +98,32 @@ pub struct DialogueLineDocument {
     pub expect: Spanned<String>,
     /// What is typed then, without the line's end; it may refer to secrets.
     pub send: Spanned<String>,
+}
+
+/// Where a guest's SSH server is, and who logs in.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SshDocument {
+    /// `root` when left out. Any other needs a `key`.
+    #[serde(default)]
+    pub user: Option<Spanned<String>>,
+    /// The guest's TCP port, 22 when left out.
+    #[serde(default)]
+    pub port: Option<Spanned<u16>>,
+    /// The lane's network in which the host reaches the machine. When left out: the first of the machine's networks, or its
+    /// user-mode network, from which the port is forwarded.
+    #[serde(default)]
+    pub network: Option<Spanned<String>>,
+    /// The lane's secret that is the private key, in OpenSSH's format. When left out, one is made for the run, and systemd
+    /// in the guest is handed its public half.
+    #[serde(default)]
+    pub key: Option<Spanned<String>>,
+    /// The guest's host key, `ssh-ed25519 AAAA...`, or `console`: the one that it prints on its console as cloud-init does.
+    /// When left out, one is made for the run, and systemd in the guest is handed it.
+    #[serde(default)]
+    pub host_key: Option<Spanned<String>>,
+    /// How long the guest may take until it lets the user in, from when it is first needed; stretched for a slow
+    /// accelerator. `2m` when left out.
+    #[serde(default)]
+    pub within: Option<Spanned<Span>>,
 }

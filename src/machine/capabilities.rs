@@ -11,6 +11,7 @@ use crate::lane::model::{Action, Backend, DiskEffect, Fault, Lane, LibvirtNetwor
 pub enum Need {
     /// Image, firmware, consoles, agent, power: what every machine has.
     Machine,
+    OtherWayIn,
     BootMedium,
     LineChannel,
     UserNetwork,
@@ -62,7 +63,7 @@ const NO_SAVING: Verdict = Some("our checkpoints are QEMU's own, and libvirt let
 const ELSEWHERE: &str = "images, disks, consoles and the agent's socket are files and unix sockets of this host";
 
 /// All of it, in the order in which it is shown.
-pub const TABLE: [Capability; 19] = [
+pub const TABLE: [Capability; 20] = [
     row(
         Need::Machine,
         "boot an image by BIOS, UEFI or kernel; consoles, agent, boot data, power, keep, stop",
@@ -75,6 +76,12 @@ pub const TABLE: [Capability; 19] = [
         "`channel`: the backdoor, or a login on a line",
         YES,
         Some("libvirt's consoles are files, and nobody can answer on them"),
+    ),
+    row(
+        Need::OtherWayIn,
+        "`channel`: SSH, or qemu-guest-agent",
+        YES,
+        Some("neither its port nor its keys are put into a domain"),
     ),
     row(Need::UserNetwork, "the user-mode network, which reaches nothing that is not declared", YES, YES),
     row(Need::ForwardedPorts, "`network.forward`: guest ports that the host reaches", YES, YES),
@@ -180,6 +187,8 @@ fn of_machine(lane: &Lane, machine: &Machine) -> Vec<(Need, String)> {
         }
     };
     let network = &machine.network;
+    let other = !machine.channel.is_agent() && machine.channel.line().is_none();
+    need(other, Need::OtherWayIn, &format!("the way in by `{}`", machine.channel.kind()));
     need(!network.none, Need::UserNetwork, "the user-mode network");
     need(!network.forward.is_empty(), Need::ForwardedPorts, "forwarded ports");
     need(!network.services.is_empty(), Need::HostServices, "services of the host");

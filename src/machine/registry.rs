@@ -39,6 +39,22 @@ pub struct MachineRecord {
     pub console: PathBuf,
     /// Of a kept machine: guest TCP port and the host's port that leads to it.
     pub forwards: Vec<(u16, u16)>,
+    /// How it is reached by SSH, where its lane does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<SshAccess>,
+}
+
+/// What an SSH client needs to get into a machine; the host's port is in `forwards`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SshAccess {
+    pub user: String,
+    /// The guest's TCP port.
+    pub port: u16,
+    /// The private key, which only its owner may read; it goes with the machine.
+    pub key: PathBuf,
+    /// The guest's host key, as a line of `known_hosts` without its hosts: `ssh-ed25519 AAAA...`; absent where it stands on the
+    /// console alone.
+    pub host_key: Option<String>,
 }
 
 /// The folder of the records.

@@ -308,6 +308,9 @@ fn machine_text(machine: &Machine) -> String {
         Start::Checkpoint => parts.push("forked from its image's checkpoint".into()),
         Start::CheckpointOrBoot => parts.push("forked from its image's checkpoint where one can be had".into()),
     }
+    if !machine.channel.is_agent() {
+        parts.push(format!("entered by {}", machine.channel.kind()));
+    }
     parts.extend(machine.disks.iter().map(disk_text));
     parts.extend(machine.networks.iter().map(|(name, place)| format!("{} in network {name}", place.address)));
     let network = &machine.network;

@@ -49,6 +49,7 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
         links: Vec::new(),
         network: Network { none: true, ..Network::default() },
         line: None,
+        guest_agent: false,
         shares: Vec::new(),
         console: ConsoleDevice::Serial,
         relay: PathBuf::new(),
@@ -73,6 +74,7 @@ async fn boot_in(folders: &RunFolders, run: &str, work_root: &Path, guest: &Prob
             evidence: folders.scratch().join("evidence"),
             console: folders.runtime().join("console.sock"),
             forwards: Vec::new(),
+            ssh: None,
         },
         run_folder: folders.scratch().into(),
     };

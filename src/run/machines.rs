@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::libvirt::{self, LibvirtPlace};
 use super::networks::Networks;
 use super::steps::RunningMachine;
-use super::{boot_data, identity};
+use super::{boot_data, identity, ssh};
 use crate::channel::{Answer, Greeting, LineOptions};
 use crate::checkpoint::{CONSOLES, Checkpoint, MEMORY};
 use crate::error::{Context, Error, Result};
@@ -20,9 +20,10 @@ use crate::image::{Boot, BuiltImage};
 use crate::lane::model::{
     Backend, DialogueLine, Firmware, HOST, Lane, LoginDevice, Machine as MachineDefinition, MachineChannel, NetworkBoot,
 };
+use crate::lane::units::Span;
 use crate::machine::qemu::{
     self, AttachedDisk, AttachedLink, DirectKernel, DiskServer, Fork, Identity, MemoryFile, ProcessPlace,
-    QemuDefinition, QemuMachine, QemuSetup, WriteLog,
+    QemuDefinition, QemuMachine, QemuSetup, Way, WriteLog,
 };
 use crate::machine::registry::{self, MachineRecord, RECORD_VERSION};
 use crate::machine::{Machine, MachineState, RecorderMachine, RunFolders};
@@ -146,6 +147,17 @@ async fn start_one(
                 std::fs::create_dir_all(folder)
                     .map_err(|error| Error::storage(error, format!("failed to create `{}`", folder.display())))?;
             }
+            let ssh = match &definition.channel {
+                MachineChannel::Ssh(choice) => {
+                    let (evidence, factor) = (evidence.as_path(), surroundings.factor);
+                    let place = ssh::Place { machine: name, runtime: &runtime, evidence, factor };
+                    Some(ssh::prepare(choice, &place, surroundings.secrets, surroundings.networks)?)
+                }
+                MachineChannel::Agent {}
+                | MachineChannel::Backdoor { .. }
+                | MachineChannel::Serial { .. }
+                | MachineChannel::GuestAgent { .. } => None,
+            };
             let place = ProcessPlace {
                 record_path: registry::folder(surroundings.work_root).join(format!("{}-{name}.json", surroundings.run)),
                 record: MachineRecord {
@@ -162,14 +174,18 @@ async fn start_one(
                     evidence: evidence.clone(),
                     console: kept_folder(surroundings.work_root, surroundings.run, name).join("console.raw"),
                     forwards: Vec::new(),
+                    ssh: ssh.as_ref().map(|ssh| ssh.access.clone()),
                 },
                 run_folder: folders.scratch().into(),
                 runtime,
                 evidence,
             };
             let checkpoint = surroundings.checkpoints.get(name);
-            let defined =
+            let mut defined =
                 define(surroundings, name, definition, (image, checkpoint), (&scratch, &place.runtime)).await?;
+            if let Some(ssh) = &ssh {
+                ssh.hand_in(&mut defined.identity);
+            }
             if let Some(line) = defined.command_line() {
                 let path = place.evidence.join(KERNEL_COMMAND_LINE);
                 std::fs::write(&path, line)
@@ -187,6 +203,7 @@ async fn start_one(
                 console_limit: limit,
                 state: state.clone(),
                 line: line_options(surroundings, &definition.channel)?,
+                way: way(&definition.channel, ssh, surroundings.factor),
                 fork: checkpoint.map(|checkpoint| fork(checkpoint)),
             })
             .await?;
@@ -210,7 +227,7 @@ async fn start_one(
 /// How to get to a shell on a machine's line, where one leads into it. What is typed is as secret as it comes out here.
 fn line_options(surroundings: &Surroundings<'_>, channel: &MachineChannel) -> Result<Option<LineOptions>> {
     let (greeting, within) = match channel {
-        MachineChannel::Agent {} => return Ok(None),
+        MachineChannel::Agent {} | MachineChannel::Ssh(_) | MachineChannel::GuestAgent { .. } => return Ok(None),
         MachineChannel::Backdoor { within } => (Greeting::Backdoor, within),
         MachineChannel::Serial { dialogue, prompts, refusals, within, device: _ } => {
             let answer = |line: &DialogueLine| {
@@ -232,6 +249,21 @@ fn line_options(surroundings: &Surroundings<'_>, channel: &MachineChannel) -> Re
             LoginDevice::Virtio => LineOptions::VIRTIO_CHUNK,
         },
     }))
+}
+
+/// How long QEMU's own agent may take for one request: none of them takes it long, but its guest may be busy.
+const GUEST_AGENT_BOUND: Span = Span::from_secs(30);
+
+/// How a guest is entered by something that is neither our agent nor a shell on a line.
+fn way(channel: &MachineChannel, ssh: Option<ssh::SshMachine>, factor: f64) -> Option<Way> {
+    match channel {
+        MachineChannel::Agent {} | MachineChannel::Backdoor { .. } | MachineChannel::Serial { .. } => None,
+        MachineChannel::Ssh(_) => ssh.map(|ssh| Way::Ssh(Box::new(ssh.way))),
+        MachineChannel::GuestAgent { within } => Some(Way::GuestAgent {
+            within: within.scaled(factor).duration(),
+            bound: GUEST_AGENT_BOUND.scaled(factor).duration(),
+        }),
+    }
 }
 
 fn fork(checkpoint: &Checkpoint) -> Fork {
@@ -369,6 +401,7 @@ pub(super) async fn define(
         links,
         console: machine.console,
         line: machine.channel.line(),
+        guest_agent: matches!(machine.channel, MachineChannel::GuestAgent { .. }),
         shares,
         relay: std::env::current_exe().infrastructure(|| "failed to find our own program".into())?,
         pluggable: making.is_some() || checkpoint.is_some(),

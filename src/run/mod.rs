@@ -27,6 +27,7 @@ mod record;
 mod resources;
 mod session;
 mod signals;
+mod ssh;
 mod steps;
 
 pub use checkpoints::Checkpoints;

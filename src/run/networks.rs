@@ -94,6 +94,12 @@ impl Networks {
         Ok(&self.joined(name)?.switch)
     }
 
+    /// The host's place in a network, for whoever connects from it later.
+    pub fn join(&self, name: &str) -> Result<Arc<Joined>> {
+        let joined = self.switches.get(name).cloned();
+        joined.ok_or_else(|| Error::infrastructure(format!("the network `{name}` is not switched")))
+    }
+
     fn joined(&self, name: &str) -> Result<&Joined> {
         let joined = self.switches.get(name).map(Arc::as_ref);
         joined.ok_or_else(|| Error::infrastructure(format!("the network `{name}` is not switched")))

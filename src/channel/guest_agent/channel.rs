@@ -161,6 +161,10 @@ impl Channel for GuestAgentChannel {
         async { self.session().await.map(drop) }.boxed()
     }
 
+    fn forget_session(&self, reason: &str) {
+        GuestAgentChannel::forget_session(self, reason);
+    }
+
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Command, ChannelError>> {
         async move { self.start_command(&request).await }.boxed()
     }

@@ -115,6 +115,10 @@ impl Channel for LineChannel {
         .boxed()
     }
 
+    fn forget_session(&self, reason: &str) {
+        LineChannel::forget_session(self, reason);
+    }
+
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Command, ChannelError>> {
         async move {
             let line = wire::command(&request)?;

@@ -154,7 +154,10 @@ impl SshChannel {
             return Err(NoConnection::Yet("its host key has not stood on its console".into()));
         };
         let stream = (settings.connector)().await;
-        let stream = stream.map_err(|error| NoConnection::Yet(format!("failed to connect: {error}")))?;
+        let stream = stream.map_err(|error| match ChannelError::from_io(&error) {
+            Some(over) => NoConnection::Final(over.clone()),
+            None => NoConnection::Yet(format!("failed to connect: {error}")),
+        })?;
         open(stream, &settings.login, &pinned, cut).await
     }
 
@@ -308,6 +311,10 @@ impl Channel for SshChannel {
             Ok(())
         }
         .boxed()
+    }
+
+    fn forget_session(&self, reason: &str) {
+        SshChannel::forget_session(self, reason);
     }
 
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Command, ChannelError>> {

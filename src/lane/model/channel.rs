@@ -63,6 +63,39 @@ pub enum MachineChannel {
         /// Bound on each boot until the shell asks, before scaling.
         within: Span,
     },
+    Ssh(SshChoice),
+    GuestAgent {
+        /// Bound on each boot until it answers, before scaling.
+        within: Span,
+    },
+}
+
+/// Where a guest's SSH server is, and who logs in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SshChoice {
+    pub user: String,
+    /// The guest's TCP port.
+    pub port: u16,
+    /// The lane's network in which the host reaches the machine; its user-mode network, forwarded, when absent.
+    pub network: Option<String>,
+    /// The secret that is the private key; one that is made for the run and handed in when absent.
+    pub key: Option<String>,
+    pub host_key: SshHostKey,
+    /// How long the guest may take until it lets the user in.
+    pub within: Span,
+}
+
+/// By what a guest is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SshHostKey {
+    /// A key that is made for the run and handed in.
+    HandedIn,
+    /// This key: `ssh-ed25519 AAAA...`.
+    Given { key: String },
+    /// The key that the machine prints on its console, as cloud-init does.
+    Console,
 }
 
 /// Where somebody can log in.
@@ -111,6 +144,8 @@ impl MachineChannel {
             MachineChannel::Agent {} => ChannelKind::Agent,
             MachineChannel::Backdoor { .. } => ChannelKind::Backdoor,
             MachineChannel::Serial { .. } => ChannelKind::Serial,
+            MachineChannel::Ssh(_) => ChannelKind::Ssh,
+            MachineChannel::GuestAgent { .. } => ChannelKind::GuestAgent,
         }
     }
 
@@ -121,7 +156,7 @@ impl MachineChannel {
     /// The guest's device that leads to a shell, where one does.
     pub fn line(&self) -> Option<LoginDevice> {
         match self {
-            MachineChannel::Agent {} => None,
+            MachineChannel::Agent {} | MachineChannel::Ssh(_) | MachineChannel::GuestAgent { .. } => None,
             MachineChannel::Backdoor { .. } => Some(LoginDevice::Virtio),
             MachineChannel::Serial { device, .. } => Some(*device),
         }

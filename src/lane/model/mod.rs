@@ -13,7 +13,9 @@ mod topology;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use channel::{ChannelKind, DEFAULT_CHANNEL_BOUND, DialogueLine, LoginDevice, MachineChannel};
+pub use channel::{
+    ChannelKind, DEFAULT_CHANNEL_BOUND, DialogueLine, LoginDevice, MachineChannel, SshChoice, SshHostKey,
+};
 pub use checkpoint::{Ready, Start};
 pub use deployer::{DeployerAction, LaneDeployer};
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};

@@ -1,7 +1,7 @@
 //! Ways into machines, and that no step asks for more than its machine's way can do.
 
 use super::Checker;
-use crate::lane::channel_document::{ChannelForm, ChannelName, LoginDocument};
+use crate::lane::channel_document::{ChannelForm, ChannelName, LoginDocument, SshDocument};
 use crate::lane::document::{MachineDocument, Terse};
 use crate::lane::model::{
     Action, Backend, ConsoleDevice, DEFAULT_CHANNEL_BOUND, DialogueLine, LoginDevice, MachineChannel, Start,
@@ -54,23 +54,33 @@ impl Checker<'_> {
             Terse::Short(ChannelName::Backdoor) => {
                 return MachineChannel::Backdoor { within: DEFAULT_CHANNEL_BOUND };
             }
+            Terse::Short(ChannelName::GuestAgent) => {
+                return MachineChannel::GuestAgent { within: DEFAULT_CHANNEL_BOUND };
+            }
+            Terse::Short(ChannelName::Ssh) => return self.ssh(&SshDocument::default(), &given.place),
             Terse::Full(document) => document,
         };
-        match (&document.backdoor, &document.serial) {
-            (Some(backdoor), None) => MachineChannel::Backdoor { within: self.channel_bound(backdoor.within.as_ref()) },
-            (None, Some(login)) => self.login(login),
-            (None, None) | (Some(_), Some(_)) => {
+        match (&document.backdoor, &document.serial, &document.ssh, &document.guest_agent) {
+            (Some(backdoor), None, None, None) => {
+                MachineChannel::Backdoor { within: self.channel_bound(backdoor.within.as_ref()) }
+            }
+            (None, Some(login), None, None) => self.login(login),
+            (None, None, Some(ssh), None) => self.ssh(ssh, &ssh.place),
+            (None, None, None, Some(agent)) => {
+                MachineChannel::GuestAgent { within: self.channel_bound(agent.within.as_ref()) }
+            }
+            _ => {
                 self.report(
                     Problem::new("exactly one way leads into a machine")
                         .at(given.place.clone())
-                        .hint("write `\"agent\"`, `\"backdoor\"`, or one of `{ backdoor = {} }` and `{ serial = {} }`"),
+                        .hint("write `\"agent\"`, `\"backdoor\"`, `\"ssh\"`, `\"guest-agent\"`, or a table of one: `{ serial = {} }`"),
                 );
                 MachineChannel::default()
             }
         }
     }
 
-    fn channel_bound(&mut self, within: Option<&Spanned<Span>>) -> Span {
+    pub(super) fn channel_bound(&mut self, within: Option<&Spanned<Span>>) -> Span {
         let Some(within) = within else { return DEFAULT_CHANNEL_BOUND };
         self.not_zero(within);
         within.value

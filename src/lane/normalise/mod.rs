@@ -11,6 +11,7 @@ mod faults;
 mod machines;
 mod network_boot;
 mod networks;
+mod ssh;
 mod steps;
 mod text;
 
@@ -58,6 +59,7 @@ pub fn normalise(document: &LaneDocument, surroundings: &Surroundings<'_>) -> Re
     let served = document.deployer.as_ref().and_then(|deployer| deployer.netboot.as_ref());
     let mut machines = checker.machines(&document.machines, served.map(|name| name.as_str()), &mut images);
     checker.attachments(&document.machines, &networks, &mut machines, &header.name);
+    checker.reached_by_ssh(&document.machines, &mut machines);
     let deployer = document
         .deployer
         .as_ref()

@@ -36,6 +36,8 @@ pub struct QemuDefinition {
     pub console: ConsoleDevice,
     /// The device that leads to a shell, where one does.
     pub line: Option<LoginDevice>,
+    /// It has the port of QEMU's own agent beside ours.
+    pub guest_agent: bool,
     /// Folders of the host that the guest reads, by the tags that it mounts them by.
     pub shares: Vec<(String, PathBuf)>,
     /// A program that carries one guest connection to a service on the host (`program relay ADDRESS`).
@@ -114,6 +116,8 @@ pub struct AttachedLink {
 const SOCKETS: [&str; 4] = ["qmp", "console", "console-hvc0", "agent"];
 /// That of the serial port on which somebody logs in.
 pub const LOGIN_SOCKET: &str = "login";
+/// That of the port of QEMU's own agent.
+pub const GUEST_AGENT: &str = "guest-agent";
 
 impl QemuDefinition {
     /// The arguments after the program's name, for a machine that is switched on now.
@@ -193,7 +197,7 @@ impl QemuDefinition {
     /// The names of the sockets that QEMU inherits.
     pub fn sockets(&self) -> impl Iterator<Item = &'static str> + use<> {
         let login = (self.line == Some(LoginDevice::Serial)).then_some(LOGIN_SOCKET);
-        SOCKETS.into_iter().chain(login)
+        SOCKETS.into_iter().chain(login).chain(self.guest_agent.then_some(GUEST_AGENT))
     }
 
     fn boots_from_network(&self) -> bool {
@@ -266,6 +270,10 @@ impl QemuDefinition {
         arguments.pair("-device", "virtio-serial-pci,id=channels");
         arguments.pair("-device", "virtconsole,bus=channels.0,chardev=console-hvc0");
         arguments.pair("-device", "virtserialport,bus=channels.0,chardev=agent,name=bootproof.agent.0");
+        if self.guest_agent {
+            let port = "virtserialport,bus=channels.0,chardev=guest-agent,name=org.qemu.guest_agent.0";
+            arguments.pair("-device", port);
+        }
     }
 
     fn push_memory(&self, arguments: &mut Arguments, first: FirstBoot) {
@@ -366,6 +374,7 @@ mod tests {
             network: Network { forward: vec![22], ..Network::default() },
             console: ConsoleDevice::Serial,
             line: None,
+            guest_agent: false,
             shares: vec![("store".into(), "/s,t".into())],
             relay: "/bin/bootproof".into(),
             pluggable: false,
@@ -505,6 +514,17 @@ mod tests {
         machine.line = Some(LoginDevice::Serial);
         assert_eq!(ports(&machine), ["chardev:console", "chardev:login"]);
         assert!(machine.sockets().any(|socket| socket == "login"));
+    }
+
+    #[test]
+    fn qemus_own_agent_has_a_port_where_it_is_asked_for() {
+        let mut machine = definition();
+        let has_it = |machine: &QemuDefinition| {
+            machine.arguments(FirstBoot::Disk, NOW).iter().any(|word| word.contains("org.qemu.guest_agent.0"))
+        };
+        assert!(!has_it(&machine));
+        machine.guest_agent = true;
+        assert!(has_it(&machine) && machine.sockets().any(|socket| socket == "guest-agent"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::devices::PORTS;
 use super::process::{ProcessPlace, QemuProcess, explain};
 use super::saving::{self, Saving};
 use super::supervisor::{Order, Supervisor};
+use super::way::Way;
 use crate::channel::{AgentChannel, Channel, LineChannel, LineOptions};
 use crate::console::{CaptureOptions, ConsoleReport, capture};
 use crate::error::{Context, Error, Result};
@@ -36,6 +37,8 @@ pub struct QemuSetup {
     pub state: Arc<MachineState>,
     /// How to get to a shell on the definition's line.
     pub line: Option<LineOptions>,
+    /// How the lane enters the guest, where that is neither our agent nor a line.
+    pub way: Option<Way>,
     /// The machine begins as a fork instead of booting.
     pub fork: Option<Fork>,
 }
@@ -64,7 +67,8 @@ pub struct QemuMachine {
 #[derive(Clone, Default)]
 struct Ways {
     agent: Option<AgentChannel>,
-    line: Option<LineChannel>,
+    /// The way that the lane has chosen, where it is not the agent.
+    other: Option<Arc<dyn Channel>>,
 }
 
 /// One power-on.
@@ -124,7 +128,7 @@ impl QemuMachine {
             log.prepare().await?;
         }
         let process = QemuProcess::start(&setup.program, &setup.definition, first, &setup.place).await?;
-        let QemuProcess { mut keeper, qmp, mut events, console, console_hvc0, agent, line } = process;
+        let QemuProcess { mut keeper, qmp, mut events, console, console_hvc0, agent, line, guest_agent } = process;
         if let Some(state) = state {
             let shared = first == FirstBoot::Forked;
             let loaded = async {
@@ -147,7 +151,6 @@ impl QemuMachine {
             tokio::net::UnixStream::from_std(agent).infrastructure(|| "failed to take the agent's socket".into())?;
         let (channel, channel_events) = AgentChannel::start(agent);
         let line = line.zip(setup.line.clone()).map(|(line, options)| start_line(line, options)).transpose()?;
-        *self.ways() = Ways { agent: Some(channel.clone()), line: line.clone() };
         setup.state.epoch_began(origin);
         if first == FirstBoot::Forked {
             self.recall().await?;
@@ -164,6 +167,11 @@ impl QemuMachine {
         for (guest_port, host_port) in forwards.iter().copied() {
             setup.state.report(Severity::Info, Kind::ForwardOpened { guest_port, host_port });
         }
+        let other = match (&setup.way, line) {
+            (Some(way), _) => Some(way.open(&forwards, guest_agent)?),
+            (None, line) => line.map(|line| Arc::new(line) as Arc<dyn Channel>),
+        };
+        *self.ways() = Ways { agent: Some(channel.clone()), other: other.clone() };
         if first == FirstBoot::Medium {
             // Once: the order was read for this boot, and is read again at each reset. What was installed then boots.
             qmp.set_boot_index("medium", setup.definition.medium_last()).await?;
@@ -179,7 +187,7 @@ impl QemuMachine {
             consoles,
             channel,
             channel_events,
-            line,
+            other,
             qmp,
             events,
             orders: order_queue,
@@ -266,16 +274,13 @@ impl QemuMachine {
 
 impl Machine for QemuMachine {
     fn channel(&self) -> Option<Arc<dyn Channel>> {
-        let Ways { agent, line } = self.ways().clone();
-        match line {
-            Some(line) => Some(Arc::new(line)),
-            None => agent.map(|agent| Arc::new(agent) as Arc<dyn Channel>),
-        }
+        let Ways { agent, other } = self.ways().clone();
+        other.or_else(|| agent.map(|agent| Arc::new(agent) as Arc<dyn Channel>))
     }
 
     fn agent(&self) -> Option<AgentChannel> {
-        let Ways { agent, line } = self.ways().clone();
-        agent.filter(|_| line.is_none())
+        let Ways { agent, other } = self.ways().clone();
+        agent.filter(|_| other.is_none())
     }
 
     fn tap_console<'a>(&'a self, console: &'a str) -> BoxFuture<'a, Option<ConsoleTap>> {

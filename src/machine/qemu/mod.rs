@@ -2,7 +2,7 @@
 //!
 //! `arguments` is the pure command line, with `devices` for what can be plugged in as well (`plug`), `process` a started QEMU
 //! with its sockets, `qmp` its monitor, `saving` the way of its state into a file and back, `machine` the `Machine` that a run
-//! drives, `firmware` the UEFI files of the host.
+//! drives, `way` the way into its guest where that is not our agent, `firmware` the UEFI files of the host.
 
 mod arguments;
 mod devices;
@@ -14,6 +14,7 @@ mod process;
 mod qmp;
 mod saving;
 mod supervisor;
+mod way;
 mod write_log;
 
 pub use arguments::{
@@ -23,6 +24,7 @@ pub use disk_server::{DiskServer, PROGRAM as DISK_SERVER};
 pub use machine::{Fork, QemuMachine, QemuSetup, STATE};
 pub use process::{ProcessPlace, QemuProcess, explain};
 pub use qmp::{Qmp, parse_forwards};
+pub use way::{SshWay, Way};
 pub use write_log::WriteLog;
 
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use qapi::qmp::Event;
 use tokio::sync::mpsc;
 
-use super::arguments::{AttachedDisk, LOGIN_SOCKET, QemuDefinition, render};
+use super::arguments::{AttachedDisk, GUEST_AGENT, LOGIN_SOCKET, QemuDefinition, render};
 use super::disk_server;
 use super::qmp::Qmp;
 use crate::error::{Context, Error, Result};
@@ -62,6 +62,8 @@ pub struct QemuProcess {
     pub agent: UnixStream,
     /// The line to a shell, where there is one.
     pub line: Option<UnixStream>,
+    /// QEMU's own agent, where it has a port.
+    pub guest_agent: Option<UnixStream>,
 }
 
 impl QemuProcess {
@@ -99,8 +101,8 @@ impl QemuProcess {
         };
         let mut keeper = Keeper::start(&spec).await?;
         match Sockets::connect(definition, place).await {
-            Ok(Sockets { qmp, events, console, console_hvc0, agent, line }) => {
-                Ok(Self { keeper, qmp, events, console, console_hvc0, agent, line })
+            Ok(Sockets { qmp, events, console, console_hvc0, agent, line, guest_agent }) => {
+                Ok(Self { keeper, qmp, events, console, console_hvc0, agent, line, guest_agent })
             }
             Err(error) => {
                 keeper.kill().await;
@@ -119,6 +121,7 @@ struct Sockets {
     console_hvc0: Option<UnixStream>,
     agent: UnixStream,
     line: Option<UnixStream>,
+    guest_agent: Option<UnixStream>,
 }
 
 impl Sockets {
@@ -134,11 +137,12 @@ impl Sockets {
             Some(LoginDevice::Virtio) => (None, Some(hvc0)),
             Some(LoginDevice::Serial) => (Some(hvc0), Some(connect(LOGIN_SOCKET)?)),
         };
+        let guest_agent = definition.guest_agent.then(|| connect(GUEST_AGENT)).transpose()?;
         let monitor = tokio::net::UnixStream::connect(place.socket("qmp"))
             .await
             .infrastructure(|| "failed to connect to QEMU's monitor".into())?;
         let (qmp, events) = Qmp::connect(monitor, &place.evidence.join("qmp.jsonl")).await?;
-        Ok(Self { qmp, events, console, console_hvc0, agent, line })
+        Ok(Self { qmp, events, console, console_hvc0, agent, line, guest_agent })
     }
 }
 

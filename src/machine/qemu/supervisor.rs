@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::qmp::Qmp;
 use super::saving::Saving;
-use crate::channel::{AgentChannel, ChannelEvent, LineChannel};
+use crate::channel::{AgentChannel, Channel, ChannelEvent};
 use crate::error::{Error, Result};
 use crate::event::{Kind, Severity, StopCause};
 use crate::machine::MachineState;
@@ -44,8 +44,8 @@ pub struct Supervisor {
     pub consoles: Arc<Consoles>,
     pub channel: AgentChannel,
     pub channel_events: mpsc::UnboundedReceiver<ChannelEvent>,
-    /// The way into the guest over a shell, where one was chosen.
-    pub line: Option<LineChannel>,
+    /// The way into the guest where it is not the agent.
+    pub other: Option<Arc<dyn Channel>>,
     pub qmp: Qmp,
     pub events: mpsc::UnboundedReceiver<Event>,
     pub orders: mpsc::UnboundedReceiver<Order>,
@@ -108,6 +108,9 @@ impl Supervisor {
                 },
             }
         };
+        if let Some(other) = &self.other {
+            other.forget_session("the machine is off");
+        }
         // QEMU is gone; what it had said before is still to be heard, in order.
         while let Some(event) = self.events.recv().await {
             self.take_event(event, &mut ending, &mut resets).await;
@@ -156,8 +159,8 @@ impl Supervisor {
                     return;
                 }
                 self.channel.forget_session("the machine was reset");
-                if let Some(line) = &self.line {
-                    line.forget_session("the machine was reset");
+                if let Some(other) = &self.other {
+                    other.forget_session("the machine was reset");
                 }
                 let origin = if data.guest { "reboot" } else { "reset" };
                 self.state.epoch_began(origin);
