@@ -177,6 +177,17 @@ fn steps() {
             with_step("http = { url = \"http://x y/\", method = \"get\", status = 42, headers = { \"a b\" = \"c\" } }")
         ),
         ("tcp", with_step("tcp = \"127.0.0.1\"")),
+        ("await of nothing", with_step("await = {}")),
+        ("await of two", with_step("await = { file = \"/a\", port = 80 }")),
+        ("await of a relative file", with_step("await = { file = \"run/ready\" }")),
+        (
+            "await of a file that is gone and contains",
+            with_step("await = { file = \"/a\", gone = true, contains = \"b\" }")
+        ),
+        ("await of a unit without suffix", with_step("await = { unit = \"ssh\" }")),
+        ("await of a state without unit", with_step("await = { port = 22, state = \"active\" }")),
+        ("await of an address with a port", with_step("await = { port = 22, address = \"127.0.0.1:22\" }")),
+        ("await of port 0", with_step("await = { port = 0 }")),
         ("copy of neither side", with_step("copy = { from = \"a\", to = \"/b\" }")),
         ("copy of both sides", with_step("copy = { from = \"guest:/a\", to = \"guest:/b\" }")),
         ("copy out of the artifacts", with_step("copy = { from = \"guest:/a\", to = \"../b\" }")),

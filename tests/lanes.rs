@@ -142,6 +142,12 @@ http = "http://127.0.0.1:8080/health"
 [[steps]]
 tcp = "127.0.0.1:6379"
 [[steps]]
+await = { file = "/run/ready" }
+[[steps]]
+await = { unit = "ssh.service" }
+[[steps]]
+await = { port = 22, address = "::1" }
+[[steps]]
 copy = { from = "in.txt", to = "guest:/in.txt" }
 [[steps]]
 copy = { from = "guest:/out.txt", to = "out/./out.txt" }

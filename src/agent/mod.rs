@@ -7,6 +7,7 @@
 //! begins with `bootproof-agent: `.
 
 mod applets;
+mod bus;
 mod command_line;
 mod configuration;
 mod converge;
@@ -22,6 +23,7 @@ mod marker;
 mod serve;
 mod surface;
 mod uevent;
+mod waits;
 
 pub use command_line::main;
 pub use marker::{MAX_LINE, MarkerJournal};

@@ -197,6 +197,20 @@ pub enum Kind {
         stdout: Option<Evidence>,
         stderr: Option<Evidence>,
     },
+    /// An `await` on one machine has ended.
+    AwaitEnded {
+        index: usize,
+        condition: String,
+        held: bool,
+        /// What was there then, as the agent says it.
+        last_seen: String,
+        /// Something in the guest told of it; it was neither so from the start nor looked for again and again.
+        notified: bool,
+        told_by: String,
+        /// How often the agent looked.
+        looks: u64,
+        duration_ms: u64,
+    },
     StepFinished {
         index: usize,
         name: String,

@@ -524,6 +524,16 @@ pub fn kind() -> impl Strategy<Value = Kind> {
                 stderr: None
             }
         ),
+        (index(), name(), any::<bool>(), any::<u64>()).prop_map(|(index, word, held, looks)| Kind::AwaitEnded {
+            index,
+            condition: format!("file /{word}"),
+            held,
+            last_seen: word,
+            notified: held,
+            told_by: "inotify".into(),
+            looks,
+            duration_ms: looks,
+        }),
         (index(), name(), outcome(), prop::option::of(failure()), any::<u64>()).prop_map(
             |(index, name, outcome, failure, duration_ms)| Kind::StepFinished {
                 index,

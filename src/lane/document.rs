@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use super::await_document::AwaitDocument;
 use super::channel_document::ChannelForm;
 use super::deployer_document::{DeployerDocument, DeployerStepDocument};
 use super::disturbance_document::{AttachmentDocument, FaultDocument, ScheduleDocument, SwitchedNetworkDocument};
@@ -379,7 +380,7 @@ pub struct NetworkDocument {
     { "required": ["tcp"] }, { "required": ["copy"] }, { "required": ["power"] }, { "required": ["reboot"] },
     { "required": ["hold"] }, { "required": ["script"] }, { "required": ["parallel"] }, { "required": ["fault"] },
     { "required": ["heal"] }, { "required": ["schedule"] }, { "required": ["deployer"] },
-    { "required": ["checkpoint"] }, { "required": ["restore"] }
+    { "required": ["checkpoint"] }, { "required": ["restore"] }, { "required": ["await"] }
 ]))]
 pub struct StepDocument {
     /// Unique within the lane; made from the action when left out.
@@ -389,7 +390,7 @@ pub struct StepDocument {
     #[serde(default)]
     pub on: Option<Spanned<Vec<Spanned<String>>>>,
     /// Bound on the step, stretched for a slow accelerator. In an `expect` step, the bound of each expectation that has
-    /// none of its own. When left out: 60s for each expectation, `exec`, `host`, `copy`, `power`, `fault` and `heal`, 30s
+    /// none of its own. When left out: 60s for each expectation, `await`, `exec`, `host`, `copy`, `power`, `fault` and `heal`, 30s
     /// for `http` and `tcp`, 2m for `reboot`,
     /// `checkpoint` and `restore`, 5m for `script`; `parallel` takes the longest of its steps.
     #[serde(default)]
@@ -409,6 +410,9 @@ pub struct StepDocument {
     /// With `expect`: the machine may reboot meanwhile.
     #[serde(default)]
     pub across_reboot: Option<Spanned<bool>>,
+    /// Wait until a file, a unit of systemd's or a port of the guest's is as said; the agent is told and does not poll.
+    #[serde(default)]
+    pub r#await: Option<Spanned<AwaitDocument>>,
     /// Run a command in the guest.
     #[serde(default)]
     pub exec: Option<Spanned<CommandForm>>,

@@ -6,6 +6,7 @@
 //! What always holds: reading executes nothing and, but for `load` and `catalog`, touches no file system; a `Lane` that
 //! was given here is valid, and so is each of its controls; the same checks hold for the file, `--set` and controls.
 
+mod await_document;
 mod catalog;
 mod channel_document;
 mod deployer_document;

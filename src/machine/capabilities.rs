@@ -235,6 +235,7 @@ fn of_step(lane: &Lane, step: &Step) -> Vec<(Need, String, Vec<String>)> {
             .flat_map(|scheduled| of_fault(&scheduled.fault, &scheduled.on, &said, &members))
             .collect(),
         Action::Expect { .. }
+        | Action::Await { .. }
         | Action::Exec { .. }
         | Action::Host { .. }
         | Action::Http { network: None, .. }

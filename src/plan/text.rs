@@ -47,6 +47,7 @@ pub fn action_text(action: &Action) -> String {
             let across = if *across_reboot { ", across reboots" } else { "" };
             format!("expect {}{across}", parts.join(", "))
         }
+        Action::Await { condition } => format!("await {condition}"),
         Action::Exec { command } => format!("exec {}", command_text(command)),
         Action::Host { command } => format!("host {}", command_text(command)),
         Action::Script { command } => format!("script {}", command_text(command)),

@@ -139,6 +139,10 @@ pub fn describe(kind: &Kind) -> String {
             let status = status.map_or_else(|| "no exit status".into(), |status| format!("exit status {status}"));
             format!("{}: {status} after {}", argv.join(" "), text::duration(*duration_ms))
         }
+        Kind::AwaitEnded { condition, held, last_seen, told_by, duration_ms, index: _, notified: _, looks: _ } => {
+            let how = if *held { "held" } else { "did not come" };
+            format!("{condition}: {how} after {} ({last_seen}; {told_by})", text::duration(*duration_ms))
+        }
         Kind::StepFinished { name, outcome: how, failure, duration_ms, index: _ } => {
             let why = failure.as_ref().map(|failure| format!(": {}", failure.message)).unwrap_or_default();
             format!("step {name} {} after {}{why}", outcome(*how), text::duration(*duration_ms))

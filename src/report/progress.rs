@@ -184,6 +184,7 @@ fn importance(kind: &Kind, severity: Severity) -> Importance {
             | Kind::NetworkClosed { .. }
             | Kind::DeployerEnded { .. }
             | Kind::CommandFinished { .. }
+            | Kind::AwaitEnded { .. }
             | Kind::ArtifactSaved { .. }
             | Kind::StepsEnded {}
             | Kind::RunClosed { .. } => Importance::Detail,

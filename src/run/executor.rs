@@ -21,6 +21,7 @@ use crate::plan;
 pub fn action_name(action: &Action) -> &'static str {
     match action {
         Action::Expect { .. } => "expect",
+        Action::Await { .. } => "await",
         Action::Exec { .. } => "exec",
         Action::Host { .. } => "host",
         Action::Http { .. } => "http",
@@ -246,7 +247,7 @@ async fn perform(
 ) -> StepResult {
     let Numbered { index, step, members } = numbered;
     if !members.is_empty() {
-        return parallel(context, members, deadline, cancel).await;
+        return parallel(context, members, longest(step, deadline), cancel).await;
     }
     let machines = step.on.iter().map(|name| context.machine(name)).collect::<Result<Vec<_>, _>>()?;
     if happens_on_host(&step.action) {
@@ -315,8 +316,17 @@ async fn on_one_machine(
         let wait = if *across_reboot { wait.across_reboot() } else { wait };
         return expect(context, index, expectations, wait, machine).await;
     }
-    let work = bounded(steps::on_machine(context, index, step, machine), deadline);
+    let work = bounded(steps::on_machine(context, index, step, machine, deadline), longest(step, deadline));
     broken_off(work, step, &[machine]).await
+}
+
+/// A wait's own deadline ends it with what was there last; only an agent that is stuck goes on for longer.
+fn longest(step: &Step, deadline: Duration) -> Duration {
+    match &step.action {
+        Action::Await { .. } => deadline.saturating_add(steps::ANSWER),
+        Action::Parallel { steps } => steps.iter().map(|step| longest(step, deadline)).max().unwrap_or(deadline),
+        _ => deadline,
+    }
 }
 
 async fn bounded(work: impl Future<Output = StepResult>, deadline: Duration) -> StepResult {

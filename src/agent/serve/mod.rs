@@ -22,6 +22,7 @@ use std::time::Duration;
 pub use children::Children;
 pub use connection::Connection;
 pub use facts::boot_id;
+pub(super) use stream::Stream;
 
 use super::identity;
 use super::marker::MarkerJournal;

@@ -8,7 +8,7 @@ use super::Agent;
 use super::outgoing::Outgoing;
 use super::stream::Stream;
 use super::{connect, exec, facts, files, power};
-use crate::agent::say;
+use crate::agent::{say, waits};
 use crate::channel::protocol::{
     Frame, FrameKind, Hello, HelloAck, Outcome, PROTOCOL_VERSION, Refusal, RefusalReason, Request, encode, encode_json,
     preamble,
@@ -178,6 +178,7 @@ fn fulfil(stream: &Stream, request: Request) {
         Request::ReadFile { path } => return files::read(stream, &path),
         Request::WriteFile { path, mode } => return files::write(stream, &path, mode),
         Request::Connect { address } => return connect::run(stream, &address),
+        Request::Await(request) => return waits::run(stream, &request),
         Request::PowerOff => return power::leave(stream, power::Way::Off),
         Request::Reboot => return power::leave(stream, power::Way::Reboot),
         Request::EmitMarker { name, node, arguments } => markers

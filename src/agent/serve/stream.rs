@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::session::Session;
@@ -177,11 +178,18 @@ impl Stream {
 
     /// Waits for one of the descriptors, or until the reader has changed something.
     pub fn wait<'a>(&'a self, descriptors: &mut Vec<PollFd<'a>>) -> io::Result<()> {
+        self.wait_until(descriptors, None)
+    }
+
+    /// The same, at most until then.
+    pub fn wait_until<'a>(&'a self, descriptors: &mut Vec<PollFd<'a>>, until: Option<Instant>) -> io::Result<()> {
         let mut all = Vec::with_capacity(descriptors.len() + 1);
         all.push(PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN));
         all.append(descriptors);
         loop {
-            match poll(&mut all, None) {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut all, left.as_ref()) {
                 Ok(_) => break,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

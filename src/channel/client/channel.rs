@@ -12,7 +12,9 @@ use super::file::FileReader;
 use super::session::{Session, Standing};
 use super::stream::{ChannelStream, Guard, PipeReader, PipeWriter};
 use crate::channel::ChannelError;
-use crate::channel::protocol::{ExecRequest, Hello, Identity, IdentityTaken, Opened, Outcome, PIPE_MAIN, Request};
+use crate::channel::protocol::{
+    AwaitRequest, Awaited, Condition, ExecRequest, Hello, Identity, IdentityTaken, Opened, Outcome, PIPE_MAIN, Request,
+};
 
 /// What the run has to know about a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +196,20 @@ impl AgentChannel {
         match self.complete(Request::TakeIdentity(identity)).await? {
             Outcome::IdentityTaken(taken) => Ok(taken),
             other => Err(unexpected("taking an identity", &other)),
+        }
+    }
+
+    /// Waits until something is so in the guest, at most that long: the agent is told of it and does not look again and
+    /// again. Dropping this ends the wait in the guest.
+    ///
+    /// # Errors
+    ///
+    /// `Refused` when the guest has nothing that could be waited for: no systemd, a file that nothing tells about.
+    pub async fn await_condition(&self, condition: &Condition, within: Duration) -> Result<Awaited, ChannelError> {
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        match self.complete(Request::Await(AwaitRequest { condition: condition.clone(), within_ms })).await? {
+            Outcome::Awaited(awaited) => Ok(awaited),
+            other => Err(unexpected("waiting", &other)),
         }
     }
 

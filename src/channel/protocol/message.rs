@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::awaiting::{AwaitRequest, Awaited};
+
 /// Who the agent is and what it runs on. Nothing here changes while the session lasts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -85,6 +87,8 @@ pub enum Request {
     },
     /// Become this machine: for a guest that was forked from a checkpoint, or went back to one.
     TakeIdentity(Identity),
+    /// Wait until something is so in the guest.
+    Await(AwaitRequest),
     PowerOff,
     Reboot,
 }
@@ -211,6 +215,7 @@ pub enum Outcome {
     MarkerEmitted { sequence: u64 },
     MarkersRepeated { count: u64 },
     IdentityTaken(IdentityTaken),
+    Awaited(Awaited),
     PoweringOff,
     Rebooting,
 }

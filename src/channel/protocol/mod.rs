@@ -15,9 +15,11 @@
 //!   bounded and a pump never waits for a consumer.
 //! - Stream numbers are the host's, and are not used twice on one connection.
 
+mod awaiting;
 mod frame;
 mod message;
 
+pub use awaiting::{AwaitEnd, AwaitRequest, Awaited, Condition, FileState, ToldBy};
 pub use frame::{
     Decoder, Frame, FrameKind, HEADER_LENGTH, MAGIC, MAX_FRAME, MAX_PAYLOAD, encode, encode_json, preamble,
 };

@@ -5,6 +5,7 @@
 
 mod channel;
 mod checkpoint;
+mod condition;
 mod deployer;
 mod fault;
 mod nix_image;
@@ -17,6 +18,7 @@ pub use channel::{
     ChannelKind, DEFAULT_CHANNEL_BOUND, DialogueLine, LoginDevice, MachineChannel, SshChoice, SshHostKey,
 };
 pub use checkpoint::{Ready, Start};
+pub use condition::{Condition, UnitState};
 pub use deployer::{DeployerAction, LaneDeployer};
 pub use fault::{DiskEffect, DiskOperations, Fault, LinkEffects, PowerFault, ProcessSignal, Schedule, ScheduledFault};
 pub use nix_image::NixImage;
@@ -453,6 +455,10 @@ pub enum Action {
         /// The machine may reboot meanwhile.
         #[serde(default)]
         across_reboot: bool,
+    },
+    /// Wait until something is so in the guest, as its agent is told.
+    Await {
+        condition: Condition,
     },
     /// Run a command in the guest.
     Exec {

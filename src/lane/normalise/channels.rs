@@ -181,6 +181,7 @@ pub(super) fn agents_alone(action: &Action) -> Option<&'static str> {
         Action::Http { network: None, .. } | Action::Tcp { network: None, .. } => {
             Some("a connection inside a machine is made by its agent")
         }
+        Action::Await { .. } => Some("what happens in a machine is told by its agent"),
         Action::Reboot {} => Some("an orderly reboot is done by the agent"),
         Action::Checkpoint { .. } | Action::Restore { .. } => {
             Some("a machine that goes back to a checkpoint is told so by its agent")

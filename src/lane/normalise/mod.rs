@@ -6,6 +6,7 @@
 mod actions;
 mod channels;
 mod checkpoints;
+mod conditions;
 mod deployer;
 mod faults;
 mod machines;

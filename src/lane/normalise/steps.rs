@@ -18,6 +18,7 @@ pub(super) mod default_bound {
     use crate::lane::units::Span;
 
     pub const EXPECTATION: Span = Span::from_secs(60);
+    pub const AWAIT: Span = Span::from_secs(60);
     pub const COMMAND: Span = Span::from_secs(60);
     pub const COPY: Span = Span::from_secs(60);
     pub const POWER: Span = Span::from_secs(60);
@@ -28,7 +29,7 @@ pub(super) mod default_bound {
     pub const SCRIPT: Span = Span::from_secs(300);
 }
 
-const ACTIONS: &str = "`expect`, `exec`, `host`, `http`, `tcp`, `copy`, `power`, `reboot`, `checkpoint`, `restore`, `hold`, `fault`, `heal`, `schedule`, `deployer`, `script` or `parallel`";
+const ACTIONS: &str = "`expect`, `await`, `exec`, `host`, `http`, `tcp`, `copy`, `power`, `reboot`, `checkpoint`, `restore`, `hold`, `fault`, `heal`, `schedule`, `deployer`, `script` or `parallel`";
 
 /// Names that are taken, with where the file gave them.
 #[derive(Default)]
@@ -167,6 +168,10 @@ impl Checker<'_> {
     ) -> (Action, Span, String) {
         if let Some(expect) = &step.expect {
             return self.expect(step, expect, bound);
+        }
+        if let Some(document) = &step.r#await {
+            let (action, name) = self.awaited(document);
+            return (action, bound.unwrap_or(default_bound::AWAIT), name);
         }
         if let Some(form) = &step.exec {
             let command = self.command(form, false);
@@ -332,6 +337,7 @@ impl Checker<'_> {
         let needs_guest = matches!(
             action,
             Action::Exec { .. }
+                | Action::Await { .. }
                 | Action::Http { .. }
                 | Action::Tcp { .. }
                 | Action::CopyIn { .. }
@@ -440,6 +446,7 @@ fn given_actions(step: &StepDocument) -> Vec<(&'static str, &Place)> {
     }
     [
         given("expect", &step.expect),
+        given("await", &step.r#await),
         given("exec", &step.exec),
         given("host", &step.host),
         given("http", &step.http),

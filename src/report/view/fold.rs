@@ -246,7 +246,8 @@ impl View {
             Kind::MachineKept { pid, name } => {
                 self.machines.entry(name.clone()).or_default().kept = Some(*pid);
             }
-            Kind::CheckpointReady { .. }
+            Kind::AwaitEnded { .. }
+            | Kind::CheckpointReady { .. }
             | Kind::CheckpointUnavailable { .. }
             | Kind::MachineForked { .. }
             | Kind::CheckpointSaved { .. }

@@ -4,6 +4,7 @@
 //! or why not. What always holds: output that is kept stands in a file of the proof, events only point to it; secrets are
 //! put in at the moment of use and taken out of everything that is kept.
 
+mod awaiting;
 pub mod check;
 mod checkpoint;
 mod copy;
@@ -19,7 +20,9 @@ mod tcp;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+pub use awaiting::ANSWER;
 pub use expect::expect;
 
 use self::check::Mismatch;
@@ -177,6 +180,7 @@ pub fn happens_on_host(action: &Action) -> bool {
         // All machines at the same moment.
         Action::Checkpoint { .. } | Action::Restore { .. } => true,
         Action::Expect { .. }
+        | Action::Await { .. }
         | Action::Exec { .. }
         | Action::CopyIn { .. }
         | Action::CopyProgram { .. }
@@ -205,9 +209,16 @@ pub fn watch_for(action: &Action) -> Wait {
     }
 }
 
-/// Does a step's work on one machine. `expect` is its own wait and is not done here.
-pub async fn on_machine(context: &StepContext, index: usize, step: &Step, machine: &RunningMachine) -> StepResult {
+/// Does a step's work on one machine, which the executor ends soon after the deadline. `expect` is its own wait and is not done here.
+pub async fn on_machine(
+    context: &StepContext,
+    index: usize,
+    step: &Step,
+    machine: &RunningMachine,
+    deadline: Duration,
+) -> StepResult {
     match &step.action {
+        Action::Await { condition } => awaiting::wait(context, index, condition, deadline, machine).await,
         Action::Exec { command } => exec::exec(context, index, command, machine).await,
         Action::Http { .. } | Action::Tcp { .. } => request(context, index, &step.action, Origin::Agent(machine)).await,
         Action::CopyIn { from, to } => copy::copy_in(context, from, to, machine).await,
