@@ -41,7 +41,7 @@ impl Agent {
         assert_eq!(asked["execute"], "guest-sync-delimited");
         let id = &asked["arguments"]["id"];
         self.says(b"{\"return\": {\"pid\": 7}}\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"\"}}\n").await;
-        self.says(format!("{{\"retu\n\u{0}").as_bytes()).await;
+        self.says(b"{\"retu\n\0").await;
         self.says(&[&b"\xff"[..], format!("{{\"return\": {id}}}\n").as_bytes()].concat()).await;
     }
 }

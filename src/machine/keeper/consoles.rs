@@ -111,10 +111,9 @@ impl Caller {
                 }
             }
         }
-        match console.write(&self.typed) {
-            Ok(count) => drop(self.typed.drain(..count)),
-            // It is asked again when there is room; its end is told by its own stream.
-            Err(_) => {}
+        // Else it is asked again when there is room; its end is told by its own stream.
+        if let Ok(count) = console.write(&self.typed) {
+            self.typed.drain(..count);
         }
     }
 }
