@@ -27,7 +27,8 @@ _bp_end() {
   done
   rm -rf "$_bp_d"
 }
-trap 'trap - EXIT; _bp_end; printf "%s Q its shell has ended\n" "$_bp_n" >&7; exit 0' EXIT HUP TERM
+# Said first: what is killed then did not end by itself.
+trap 'trap - EXIT; printf "%s Q its shell has ended\n" "$_bp_n" >&7; _bp_end; exit 0' EXIT HUP TERM
 # An output's chunks: each when the host has room for it, and when the chunk before, of whomever, has arrived.
 _bp_out() {
   exec 5<>"$3.$2.credit" <"$3.$2"

@@ -31,17 +31,18 @@ impl Drop for Terminal {
         let process = rustix::process::Pid::from_child(&self.child);
         if let Ok(watched) = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()) {
             let _ = rustix::process::pidfd_send_signal(&watched, rustix::process::Signal::HUP);
-            ends(&watched);
+            // Nobody reads what it says any more: it may be stuck in saying it.
+            ends(&watched, Duration::from_secs(2));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits until a process has ended; for no longer than anything takes.
-fn ends(process: &OwnedFd) -> bool {
+/// Waits until a process has ended.
+fn ends(process: &OwnedFd, within: Duration) -> bool {
     let mut wait = [rustix::event::PollFd::new(process, rustix::event::PollFlags::IN)];
-    rustix::event::poll(&mut wait, Some(&rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 })).unwrap() == 1
+    rustix::event::poll(&mut wait, Some(&within.try_into().unwrap())).unwrap() == 1
 }
 
 fn options(greeting: Greeting) -> LineOptions {
@@ -229,7 +230,7 @@ async fn a_command_that_is_dropped_is_killed_with_its_group() {
         let process = rustix::process::Pid::from_raw(pid).unwrap();
         let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap();
         drop(command);
-        let ended = tokio::task::spawn_blocking(move || ends(&process));
+        let ended = tokio::task::spawn_blocking(move || ends(&process, LONG));
         assert!(ended.await.unwrap(), "{shell}: process {pid} still runs");
         for _ in 0..20 {
             assert!(terminal.run(&["true"]).await.unwrap().status.success(), "{shell}");
