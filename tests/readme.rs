@@ -167,6 +167,9 @@ fn whole_lane(part: &str) -> String {
         lane.push_str(FRAME);
     }
     lane.push_str(part);
+    if part.contains("image = \"node\"") && !part.contains("[images") {
+        lane.push_str("\n[images.node]\ndebian = { suite = \"bookworm\" }\n");
+    }
     if !part.contains("[machines") {
         lane.push_str("\n[machines.node01]\n");
     }
@@ -320,7 +323,9 @@ fn told_keys(page: &str, mark: &str) -> BTreeMap<String, BTreeSet<String>> {
             let (name, rest) = section.split_once(" -->").unwrap();
             // A section ends with its heading's, or where another schema's begins.
             let rest = rest.split("\n#").next().unwrap().split("<!--").next().unwrap();
-            let keys = rows(rest).into_iter().filter(|row| row[0] != "key" && !row[0].starts_with("---"));
+            // The head of a table says `key` too, as does the key of that name.
+            let head = |row: &[String]| row[0] == "key" && row.iter().any(|cell| cell == "meaning");
+            let keys = rows(rest).into_iter().filter(|row| !head(row) && !row[0].starts_with("---"));
             (name.to_owned(), keys.map(|row| row[0].clone()).collect())
         })
         .collect()

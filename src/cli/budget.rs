@@ -70,7 +70,9 @@ pub fn run(context: &Context, arguments: Arguments) -> Result<ExitCode> {
             for over in &over {
                 eprintln!("over: {} take {}, and may take {}", over.what, shown(over.used), Size(over.limit));
             }
-            eprintln!("hint: `bootproof budget cleanup-advice` tells what to delete");
+            eprintln!(
+                "hint: `bootproof clean`, `bootproof budget prune-proofs` and `bootproof checkpoint prune` make room"
+            );
             Ok(ExitCode::from(ErrorKind::Budget.exit_code()))
         }
     }
