@@ -189,7 +189,8 @@ fn eight_at_once_share_a_work_root_and_nothing_else() {
     let names: BTreeSet<&str> = results.iter().map(|result| result["run"].as_str().unwrap()).collect();
     assert_eq!(names.len(), 8, "each has a name of its own");
     let built = |result: &&serde_json::Value| result["images"]["tiny"]["built"] == true;
-    assert_eq!(results.iter().filter(built).count(), 1, "the image is built once");
+    // By none of them where the accelerator's probe, which boots the same one, came first.
+    assert!(results.iter().filter(built).count() <= 1, "the image is built once");
     let digests: BTreeSet<&str> =
         results.iter().map(|result| result["images"]["tiny"]["digest"].as_str().unwrap()).collect();
     assert_eq!(digests.len(), 1);
