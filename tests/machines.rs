@@ -269,6 +269,8 @@ fn a_disk_that_fills_half_way_is_budget_and_leaves_nothing_that_says_passed() {
             return;
         }
     };
+    // As much stays free by default as this one has.
+    fs::write(disk.0.join("budget.toml"), "version = 1\n[hard]\nfree = \"1MiB\"\n").unwrap();
     // Another program fills it while the guest talks on.
     let fill =
         "[[steps]]\nname = \"fill\"\nhost = [\"sh\", \"-c\", \"cat /dev/zero > $BOOTPROOF_WORK_ROOT/fill || true\"]\n";
