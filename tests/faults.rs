@@ -94,7 +94,12 @@ exec = ["sh", "-ec", """
 card=$(cd /sys/class/net && grep -l 52:54:00 */address | cut -d/ -f1)
 rm /run/systemd/network/10-bootproof-lan.network
 networkctl reload
-/lib/systemd/systemd-networkd-wait-online --ipv4 --interface=$card --timeout=60
+echo "$card" >/run/card"""]
+[[steps]]
+await = { file = "/run/systemd/netif/leases/2", contains = "ADDRESS=10.77.0.11" }
+[[steps]]
+exec = ["sh", "-ec", """
+/lib/systemd/systemd-networkd-wait-online --ipv4 --interface=$(cat /run/card) --timeout=60
 grep -q '^ADDRESS=10.77.0.11$' /run/systemd/netif/leases/*
 grep -q '^DNS=10.77.0.1$' /run/systemd/netif/leases/*
 hostname -I | grep -qw 10.77.0.11
