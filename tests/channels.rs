@@ -17,13 +17,21 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 /// What is sent each way, in bytes: a serial port of QEMU's carries less than 1 MB/s.
-const WAYS: [(&str, u64); 3] = [("agent", 100_000_000), ("backdoor", 100_000_000), ("serial", 1_000_000)];
+const WAYS: [(&str, u64); 5] = [
+    ("agent", 100_000_000),
+    ("backdoor", 100_000_000),
+    ("serial", 1_000_000),
+    ("ssh", 100_000_000),
+    ("guest-agent", 100_000_000),
+];
 
 async fn ways(guest: &Guest) -> Ways {
     Ways::from([
         ("agent", guest.agent().await),
         ("backdoor", guest.backdoor("backdoor", LONG).await),
         ("serial", guest.login("login", PASSWORD).await),
+        ("ssh", guest.ssh()),
+        ("guest-agent", guest.guest_agent().await),
     ])
 }
 
@@ -297,6 +305,8 @@ fn a_lane_goes_through_the_way_that_its_machine_names() {
          [machines.door]\nimage = \"ways\"\nmemory = \"512MiB\"\nchannel = \"backdoor\"\n\
          [machines.login]\nimage = \"ways\"\nmemory = \"512MiB\"\n\
          channel = {{ serial = {{ password = \"${{secret:password}}\" }} }}\n\
+         [machines.server]\nimage = \"ways\"\nmemory = \"512MiB\"\nchannel = \"ssh\"\n\
+         [machines.asked]\nimage = \"ways\"\nmemory = \"512MiB\"\nchannel = \"guest-agent\"\n\
          [[steps]]\nwithin = \"180s\"\nexec = {{ argv = [\"sh\", \"-c\", \"id -un; pwd\"], stdout = {{ equals = \"root\\n/\" }} }}\n\
          gate = {{ name = \"in\" }}\n\
          [[steps]]\ncopy = {{ from = \"input\", to = \"guest:/tmp/copied\" }}\n\
@@ -308,7 +318,7 @@ fn a_lane_goes_through_the_way_that_its_machine_names() {
     std::fs::write(lane.folder.path().join("password"), PASSWORD).unwrap();
     expect_status(&lane.run(&[]), 0);
     lane.sealed_result();
-    for machine in ["door", "login"] {
+    for machine in ["door", "login", "server", "asked"] {
         let output = std::fs::read(lane.proof().join("artifacts").join(machine).join("output")).unwrap();
         assert!(output == input, "{machine}: a file comes back as it went");
     }
@@ -318,5 +328,7 @@ fn a_lane_goes_through_the_way_that_its_machine_names() {
     let told: Vec<&str> =
         found.lines().filter(|file| !file.ends_with("lane.json") && !file.ends_with("plan.json")).collect();
     assert!(told.is_empty(), "the password stands in {told:?}");
+    let found = std::process::Command::new("grep").args(["-rl", "PRIVATE KEY"]).arg(lane.proof()).output().unwrap();
+    assert!(found.stdout.is_empty(), "a private key stands in {}", String::from_utf8_lossy(&found.stdout));
     lane.expect_nothing_left();
 }

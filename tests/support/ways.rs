@@ -1,4 +1,5 @@
-//! One guest that every way leads into at once: the agent's port, the backdoor on hvc0, logins on serial ports of its own.
+//! One guest that every way leads into at once: the agent's port, the backdoor on hvc0, logins on serial ports of its own, SSH by a
+//! forwarded port, qemu-guest-agent's port.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
@@ -6,16 +7,21 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bootproof::channel::{AgentChannel, Answer, Channel, Greeting, LineChannel, LineOptions};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bootproof::channel::ssh::{ByteStream, SshChannel, SshKey, SshLogin, SshPublicKey, SshSettings};
+use bootproof::channel::{
+    AgentChannel, Answer, Channel, ChannelError, Greeting, GuestAgentChannel, LineChannel, LineOptions,
+};
 use bootproof::image::{Boot, ImageRequest, ImageStore, Silent};
 use bootproof::lane::model::{ChannelKind, DebianImage, Image};
 use bootproof::lane::units::Size;
 use bootproof::plan::model::ImageSource;
 use rustix::io::{FdFlags, fcntl_setfd};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// What root logs in with.
 pub const PASSWORD: &str = "correct horse";
@@ -32,13 +38,14 @@ const COMMANDS: [&str; 2] = [
 
 const SERIAL_PORT: &str = "serial";
 /// Lines of the guest's that lead somewhere, by the names of their sockets, with the device that each is.
-const LINES: [(&str, &str); 5] = [
+const LINES: [(&str, &str); 6] = [
     // The guest numbers its ports in this order: ttyS1, ttyS2; hvc0, hvc1.
     ("login", SERIAL_PORT),
     ("wrong-login", SERIAL_PORT),
     ("backdoor", "virtconsole"),
     ("nobody", "virtconsole"),
     ("agent", "virtserialport,name=bootproof.agent.0"),
+    ("guest-agent", "virtserialport,name=org.qemu.guest_agent.0"),
 ];
 
 /// A bound on everything that a guest is asked for: only so that what hangs is told.
@@ -48,6 +55,11 @@ pub const LONG: Duration = Duration::from_secs(300);
 pub struct Guest {
     qemu: Child,
     folder: tempfile::TempDir,
+    /// Who logs in by SSH, and what the server shows.
+    key: SshKey,
+    host_key: SshPublicKey,
+    /// The host's port that leads to the guest's SSH server, once QEMU has told it.
+    forwarded: Arc<OnceLock<u16>>,
 }
 
 impl Drop for Guest {
@@ -66,6 +78,19 @@ pub fn image() -> DebianImage {
         kernel: None,
         size: Size::gibibytes(2),
     }
+}
+
+/// What systemd-tmpfiles writes before the server starts.
+fn tmpfiles(key: &SshKey, host_key: &SshKey) -> String {
+    let file =
+        |path: &str, mode: &str, content: &str| format!("f+~ {path} {mode} root root - {}\n", BASE64.encode(content));
+    [
+        "d /root/.ssh 0700 root root -\n".to_owned(),
+        file("/root/.ssh/authorized_keys", "0600", &format!("{}\n", key.public().to_line())),
+        file("/etc/ssh/ssh_host_ed25519_key", "0600", &host_key.to_openssh().unwrap()),
+        file("/etc/ssh/ssh_host_ed25519_key.pub", "0644", &format!("{}\n", host_key.public().to_line())),
+    ]
+    .concat()
 }
 
 impl Guest {
@@ -100,6 +125,15 @@ impl Guest {
             "-device",
             "virtio-rng-pci,rng=entropy",
         ]);
+        command.args(["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"]);
+        command.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        // As a run hands keys in.
+        let (key, host_key) = (SshKey::generate("test").unwrap(), SshKey::generate("ways").unwrap());
+        let credential = folder.path().join("credential");
+        std::fs::write(&credential, tmpfiles(&key, &host_key)).unwrap();
+        command
+            .arg("-fw_cfg")
+            .arg(format!("name=opt/io.systemd.credentials/tmpfiles.extra,file={}", credential.display()));
         command.args(["-device", "virtio-serial-pci,id=ports"]);
         command.arg("-serial").arg(format!("file:{}", folder.path().join("console.log").display()));
         // QEMU inherits sockets that listen already: connecting never has to be tried twice.
@@ -132,7 +166,7 @@ impl Guest {
         }
         let qemu = command.spawn().unwrap();
         drop(listening);
-        Self { qemu, folder }
+        Self { qemu, folder, key, host_key: host_key.public(), forwarded: Arc::default() }
     }
 
     async fn line(&self, name: &str) -> UnixStream {
@@ -143,14 +177,49 @@ impl Guest {
     pub async fn go(&self) {
         use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
         let mut monitor = BufReader::new(self.line("qmp").await);
-        for command in ["qmp_capabilities", "cont"] {
+        let forwards = r#"human-monitor-command", "arguments": {"command-line": "info usernet"}, "id": "1"#;
+        for command in ["qmp_capabilities", forwards, "cont"] {
             monitor.get_mut().write_all(format!("{{\"execute\": \"{command}\"}}\n").as_bytes()).await.unwrap();
             let mut answer = String::new();
             while !answer.contains("\"return\"") {
                 answer.clear();
                 monitor.read_line(&mut answer).await.unwrap();
             }
+            if command == forwards {
+                // `TCP[HOST_FORWARD]  12  127.0.0.1  42423  10.0.2.15  22  0  0`
+                let words = answer.split_once("HOST_FORWARD").unwrap().1.split_whitespace();
+                self.forwarded.set(words.skip(3).find_map(|word| word.parse().ok()).unwrap()).unwrap();
+            }
         }
+    }
+
+    /// SSH by the forwarded port, as root.
+    pub fn ssh(&self) -> Arc<dyn Channel> {
+        let (forwarded, host_key) = (self.forwarded.clone(), self.host_key.clone());
+        let connector = move || {
+            let port = *forwarded.get().expect("the guest goes on first");
+            Box::pin(async move {
+                // QEMU listens for as long as it lives.
+                let gone = |error| match error {
+                    error if std::io::Error::kind(&error) != std::io::ErrorKind::ConnectionRefused => error,
+                    _ => std::io::Error::other(ChannelError::Closed { reason: "QEMU is gone".into() }),
+                };
+                let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(gone)?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream) as Box<dyn ByteStream>)
+            }) as _
+        };
+        Arc::new(SshChannel::new(SshSettings {
+            connector: Arc::new(connector),
+            login: SshLogin { user: "root".into(), key: self.key.clone(), handshake: LONG, keepalive: LONG },
+            host_key: Arc::new(move || Some(host_key.clone())),
+            within: LONG,
+            place: "the forwarded port 22".into(),
+        }))
+    }
+
+    pub async fn guest_agent(&self) -> Arc<dyn Channel> {
+        Arc::new(GuestAgentChannel::start(self.line("guest-agent").await, LONG, LONG))
     }
 
     pub async fn agent(&self) -> Arc<dyn Channel> {
